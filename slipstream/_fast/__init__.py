@@ -1,0 +1,138 @@
+"""The compiled hot path, and the only place that chooses between it and its pure-Python twin.
+
+``_pure`` is the specification: every test of this package runs on both. It is used where the extensions were not built,
+and when ``SLIPSTREAM_PURE=1`` asks for it. ``COMPILED`` tells which one is in use. Nothing here imports the rest of us.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ._errors import JsonError, SseLimitError
+
+if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
+    try:
+        from .http1 import RequestGuard
+        from .jsonreply import (
+            R_CHOICES,
+            R_CONTENT,
+            R_DATA,
+            R_ERROR,
+            R_FINISH,
+            R_INVALID,
+            R_ROLE,
+            R_USAGE,
+            ReplyScan,
+        )
+        from .jsonscan import (
+            ABSENT,
+            ARRAY,
+            FALSE,
+            K_INPUT,
+            K_MAX_COMPLETION_TOKENS,
+            K_MAX_TOKENS,
+            K_MESSAGES,
+            K_MODEL,
+            K_PROMPT,
+            K_STREAM,
+            K_STREAM_OPTIONS,
+            KEYS,
+            NULL,
+            NUMBER,
+            OBJECT,
+            STRING,
+            TRUE,
+            RequestScan,
+            decode_string,
+            scan_request,
+        )
+        from .sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_MULTI, F_RETRY, F_STRAY, SseFramer
+
+        COMPILED = True
+    except ImportError:
+        COMPILED = False
+else:
+    COMPILED = False
+
+if not COMPILED and not TYPE_CHECKING:
+    from ._pure.http1 import RequestGuard
+    from ._pure.jsonreply import (
+        R_CHOICES,
+        R_CONTENT,
+        R_DATA,
+        R_ERROR,
+        R_FINISH,
+        R_INVALID,
+        R_ROLE,
+        R_USAGE,
+        ReplyScan,
+    )
+    from ._pure.jsonscan import (
+        ABSENT,
+        ARRAY,
+        FALSE,
+        K_INPUT,
+        K_MAX_COMPLETION_TOKENS,
+        K_MAX_TOKENS,
+        K_MESSAGES,
+        K_MODEL,
+        K_PROMPT,
+        K_STREAM,
+        K_STREAM_OPTIONS,
+        KEYS,
+        NULL,
+        NUMBER,
+        OBJECT,
+        STRING,
+        TRUE,
+        RequestScan,
+        decode_string,
+        scan_request,
+    )
+    from ._pure.sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_MULTI, F_RETRY, F_STRAY, SseFramer
+
+__all__ = [
+    "ABSENT",
+    "ARRAY",
+    "COMPILED",
+    "FALSE",
+    "F_COMMENT",
+    "F_DATA",
+    "F_ERROR_FIELD",
+    "F_EVENT",
+    "F_ID",
+    "F_MULTI",
+    "F_RETRY",
+    "F_STRAY",
+    "KEYS",
+    "K_INPUT",
+    "K_MAX_COMPLETION_TOKENS",
+    "K_MAX_TOKENS",
+    "K_MESSAGES",
+    "K_MODEL",
+    "K_PROMPT",
+    "K_STREAM",
+    "K_STREAM_OPTIONS",
+    "NULL",
+    "NUMBER",
+    "OBJECT",
+    "R_CHOICES",
+    "R_CONTENT",
+    "R_DATA",
+    "R_ERROR",
+    "R_FINISH",
+    "R_INVALID",
+    "R_ROLE",
+    "R_USAGE",
+    "STRING",
+    "TRUE",
+    "JsonError",
+    "ReplyScan",
+    "RequestGuard",
+    "RequestScan",
+    "SseFramer",
+    "SseLimitError",
+    "decode_string",
+    "scan_request",
+]

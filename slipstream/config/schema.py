@@ -1,0 +1,177 @@
+"""The configuration file as users write it: the names, types, ranges and defaults, and nothing else.
+
+The Structs are the one source of truth: the reader (``walk``) checks the file against them, ``describe.json_schema``
+publishes them, ``compile`` turns them into the snapshot. System C's file (contracts C) is a subset and works unchanged.
+
+The rule that must not be broken: whatever may hold a credential is a ``Secret`` here already, so that no ``repr`` of
+anything that was read can show one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from ..types import Secret
+from . import rules
+
+POLICIES = ("weighted_round_robin", "cheapest", "fastest_p95", "slo_burn_aware", "canary")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+MAX_PORT = 65535
+MAX_WORKERS = 512
+MAX_WEIGHT = 1000
+"""Exact smooth weighted round robin walks a cycle of the sum of weights: keep it short."""
+MAX_TIMEOUT_S = 86_400.0
+MAX_BODY_BYTES = 1 << 30
+
+Policy = Literal["weighted_round_robin", "cheapest", "fastest_p95", "slo_burn_aware", "canary"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+Seconds = Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)]
+Dollars = Annotated[float, Meta(ge=0)]
+Millis = Annotated[float, Meta(ge=0, le=MAX_TIMEOUT_S * 1000)]
+ModelName = Annotated[str, Meta(extra={"rule": rules.model})]
+HeaderName = Annotated[str, Meta(extra={"rule": rules.header_name})]
+HeaderValue = Annotated[Secret, Meta(extra={"rule": rules.header_value})]
+
+
+def _doc(text: str, rule: rules.Rule | None = None, **extra: Any) -> Meta:
+    if rule is not None:
+        extra["rule"] = rule
+    return Meta(description=text, extra=extra)
+
+
+class TimeoutFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The four independent limits of an upstream call, in seconds."""
+
+    connect_s: Annotated[Seconds, _doc("To reach the provider: DNS, TCP and TLS.")] = 5.0
+    first_byte_s: Annotated[
+        Seconds | None,
+        _doc("To the first content of a stream, or to the head of a whole reply; without it 60, or total_s."),
+    ] = None
+    idle_s: Annotated[Seconds, _doc("The longest silence within an answer.")] = 300.0
+    total_s: Annotated[Seconds, _doc("The whole call.")] = 600.0
+
+
+class PriceFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """US dollars per million tokens."""
+
+    input: Annotated[Dollars, _doc("Per million prompt tokens.")] = 0.0
+    output: Annotated[Dollars, _doc("Per million completion tokens.")] = 0.0
+
+
+class MockFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How a provider of type mock behaves. What is not written is the mock's own default."""
+
+    mean_latency_ms: Annotated[Millis | UnsetType, _doc("Mean of the log-normal latency.")] = UNSET
+    p95_latency_ms: Annotated[Millis | UnsetType, _doc("95th percentile of the latency; not below the mean.")] = UNSET
+    ttft_ms: Annotated[Millis | UnsetType | None, _doc("Time to the first token; null follows the latency.")] = UNSET
+    tokens_per_s: Annotated[
+        Annotated[float, Meta(gt=0)] | UnsetType | None, _doc("Speed of a stream; null is as fast as it goes.")
+    ] = UNSET
+    error_rate: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | UnsetType, _doc("Share of the requests that fail, 0 to 1.")
+    ] = UNSET
+    error_status: Annotated[
+        Annotated[int, Meta(ge=400, le=599)] | UnsetType, _doc("HTTP status of those that fail.")
+    ] = UNSET
+    seed: Annotated[
+        Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType | None, _doc("Makes latencies and errors repeatable.")
+    ] = UNSET
+    cost_per_1k_tokens_usd: Annotated[
+        Dollars | UnsetType, _doc("Price per thousand tokens, used when there is no price.")
+    ] = UNSET
+
+
+class ProviderFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One provider: where it is, what it serves, how it is spoken to."""
+
+    name: Annotated[str, _doc("Unique; appears in metrics and logs.", rules.name)]
+    type: Annotated[str, _doc("How it is spoken to; openai fits every OpenAI-compatible API.")] = "openai"
+    api_base: Annotated[
+        str | None, _doc("Root of its API, as the OpenAI SDK's base_url; each type may have a default.", rules.url)
+    ] = None
+    api_key: Annotated[
+        Secret | None, _doc("Credential; write ${NAME} and keep it out of the file.", rules.header_value, empty_ok=True)
+    ] = None
+    weight: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_WEIGHT,
+            description="Share of the requests; 0 gives none, but some provider of a model needs one.",
+        ),
+    ] = 1
+    models: Annotated[
+        list[Annotated[str, Meta(extra={"rule": rules.model_pattern})]],
+        _doc("What it serves; an entry that ends in * is a prefix. Without models and model_mapping: every model."),
+    ] = field(default_factory=list)
+    model_mapping: Annotated[dict[ModelName, ModelName], _doc("Public model name -> name at this provider.")] = field(
+        default_factory=dict
+    )
+    timeout: TimeoutFile = TimeoutFile()
+    max_connections: Annotated[int, Meta(ge=1, le=65536, description="Open connections to it, at most.")] = 1024
+    headers: Annotated[dict[HeaderName, HeaderValue], _doc("Extra request headers.")] = field(default_factory=dict)
+    price: Annotated[PriceFile | None, _doc("US dollars per million tokens.")] = None
+    region: Annotated[str | None, _doc("Cloud region, where the type has regions.", rules.region)] = None
+    api_version: Annotated[str | None, _doc("API version, where the type wants one.", rules.region)] = None
+    mock: Annotated[MockFile | None, _doc("Behaviour of a provider of type mock.")] = None
+
+
+class CorsFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Who may call from a browser."""
+
+    origins: Annotated[
+        list[Annotated[str, Meta(extra={"rule": rules.origin})]], _doc("Allowed origins; '*' is any.")
+    ] = field(default_factory=lambda: ["*"])
+    max_age_s: Annotated[int, Meta(ge=0, le=86_400, description="How long a browser keeps the answer.")] = 600
+
+
+class ServerFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The listening side."""
+
+    host: Annotated[
+        str | None,
+        _doc("Address to listen on; without it 0.0.0.0 if there is a master_api_key, else 127.0.0.1.", rules.host),
+    ] = None
+    port: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_PORT)] | None,
+        _doc("Without it the variable PORT, else 8080; 0 picks a free one."),
+    ] = None
+    master_api_key: Annotated[
+        Secret | None, _doc("What clients must send; write ${NAME} and keep it out of the file.", rules.header_value)
+    ] = None
+    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS, description="Processes.")] = 1
+    cors: Annotated[bool | CorsFile, _doc("true: any origin, false: off, or the details.")] = True
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, le=MAX_BODY_BYTES, description="The largest request body, decompressed.")
+    ] = 64 * 1024 * 1024
+    log_level: LogLevel = "info"
+    access_log: Annotated[bool, _doc("One line per request.")] = False
+    state_dir: Annotated[
+        str | None, _doc("Where counters and spend survive a restart; relative to the file.", rules.path)
+    ] = None
+
+
+class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How a provider is chosen, and what happens when it fails."""
+
+    policy: Annotated[Policy | None, _doc("Without it the variable ROUTER_POLICY, else weighted_round_robin.")] = None
+    retries: Annotated[int, Meta(ge=0, le=10, description="Further attempts after the first.")] = 2
+    fallbacks: Annotated[dict[ModelName, list[ModelName]], _doc("Model -> models that are tried after it.")] = field(
+        default_factory=dict
+    )
+
+
+class ConfigFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The configuration of a Slipstream gateway."""
+
+    providers: Annotated[list[ProviderFile], Meta(min_length=1, description="At least one.")]
+    server: ServerFile = ServerFile()
+    routing: RoutingFile = RoutingFile()
+    verify_ssl: Annotated[bool, _doc("Check the providers' certificates.")] = True
+    ca_file: Annotated[
+        str | None, _doc("PEM file of certificate authorities to trust; relative to the file.", rules.path)
+    ] = None

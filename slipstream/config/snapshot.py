@@ -1,0 +1,166 @@
+"""The compiled configuration: immutable, validated whole, swapped by one assignment.
+
+Owns the shapes that the data plane reads. A request pins the snapshot it started with; a reload builds a new one and
+never touches the old. Nothing here reads a file or knows how users write things (that is ``schema`` and ``load``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..types import Secret
+
+
+class ProviderType(Protocol):
+    """What the configuration must know about a row of ``providers.registry`` (which is above us, so it is passed in).
+
+    ``default_base`` is used when ``api_base`` is not written; ``needs_base``: there is no default and one must be
+    written; ``needs_key``: the provider answers nobody without ``api_key``.
+    """
+
+    @property
+    def default_base(self) -> str | None: ...
+
+    @property
+    def needs_key(self) -> bool: ...
+
+    @property
+    def needs_base(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """The four independent limits of an upstream call, in seconds (R17); defaults from reliability.md Q18.
+
+    ``first_byte_s`` runs to the first content of a stream, or to the header block of a whole reply. Not configured
+    (``None``) it is 60 s for streams and ``total_s`` for whole replies, whose first byte comes when the model is done.
+    """
+
+    connect_s: float = 5.0
+    first_byte_s: float | None = None
+    idle_s: float = 300.0
+    total_s: float = 600.0
+
+    @property
+    def stream_first_byte_s(self) -> float:
+        return 60.0 if self.first_byte_s is None else self.first_byte_s
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSpec:
+    """One configured provider: where it is and how we speak to it.
+
+    ``type`` names a row of ``providers.registry``. ``api_base`` has no trailing slash and is what the OpenAI SDK calls
+    ``base_url``. ``models`` are exact public names it serves, ``patterns`` are prefixes (written ``name*``),
+    ``model_mapping`` public -> upstream name; all three empty means every model.
+    """
+
+    name: str
+    type: str
+    api_base: str
+    api_key: Secret
+    weight: int = 1
+    models: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    model_mapping: Mapping[str, str] = field(default_factory=dict)
+    timeouts: Timeouts = Timeouts()
+    max_connections: int = 1024
+    headers: Mapping[str, Secret] = field(default_factory=dict)
+    price: Price | None = None
+    region: str | None = None
+    api_version: str | None = None
+    mock: Mapping[str, float | int | None] | None = None
+    """The settings that were written for a ``mock`` provider (only those: the rest are the mock's own defaults)."""
+
+    @property
+    def serves_every_model(self) -> bool:
+        return not (self.models or self.patterns or self.model_mapping)
+
+    def upstream_model(self, model: str) -> str | None:
+        """The name this provider knows ``model`` by, or ``None`` if it does not serve it."""
+        mapped = self.model_mapping.get(model)
+        if mapped is not None:
+            return mapped
+        if model in self.models or self.serves_every_model or any(model.startswith(p) for p in self.patterns):
+            return model
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A provider together with the upstream model it is asked for. ``row`` is its index in the snapshot's table.
+
+    ``upstream_model`` is ``None`` where the provider serves names that nobody wrote down: it is asked for the model
+    that the client named. Targets are equal only to themselves.
+    """
+
+    row: int
+    provider: ProviderSpec
+    upstream_model: str | None
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Cross-origin settings; ``origins`` ``("*",)`` allows every origin, ``()`` turns CORS off."""
+
+    origins: tuple[str, ...] = ("*",)
+    max_age_s: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """The listening side. ``host`` is resolved already: loopback when there is no key and none was asked for."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    master_api_key: Secret | None = None
+    max_body_bytes: int = 64 * 1024 * 1024
+    cors: Cors = Cors()
+    log_level: str = "info"
+    access_log: bool = False
+    state_dir: str | None = None
+    admin_token: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingSpec:
+    """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it."""
+
+    policy: str = "weighted_round_robin"
+    retries: int = 2
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a request needs to know about the configuration. ``source`` is where it came from, for people."""
+
+    server: ServerSpec
+    routing: RoutingSpec
+    providers: tuple[ProviderSpec, ...]
+    verify_ssl: bool = True
+    ca_file: str | None = None
+    source: str = "defaults"
+    generation: int = 0
+
+    def known_models(self) -> tuple[str, ...]:
+        """Exact public model names in the order in which they were written, each once."""
+        return tuple(dict.fromkeys(_names(self.providers)))
+
+
+def _names(providers: Iterable[ProviderSpec]) -> Iterable[str]:
+    for provider in providers:
+        yield from provider.models
+        yield from provider.model_mapping

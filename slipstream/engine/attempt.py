@@ -1,0 +1,128 @@
+"""One attempt: build the outbound request, send it, tell success from failure, relay.
+
+Raises the upstream branch of the error tree and nothing else (but cancellation and ``ClientGone``). Every attempt
+starts from the client's original bytes (R59), under one watchdog for the four limits (R17).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..config.snapshot import Target, Timeouts
+from ..errors import UpstreamError
+from ..net.upstream import UpstreamReply, UpstreamRequest
+from ..resilience.watchdog import Watchdog
+from ..wire.headers import retry_after_s
+from ..wire.openai_errors import MAX_ERROR_BYTES, read_error
+from ..wire.openai_stream import StreamTap
+from ..wire.request import Call, outbound_body
+from ..wire.usage import estimate, read_openai_usage
+from .context import RequestContext
+from .exchange import Exchange
+from .relay import drain, read_whole, relay_stream, relay_whole
+from .runtime import Active, Runtime
+
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+JSON_HEADERS = {"Content-Type": "application/json"}
+
+
+def first_byte_limit(timeouts: Timeouts, stream: bool) -> float:
+    """Seconds to the first content of a stream, or to the header block of a whole reply (which comes when the model is
+    done, so its limit is the total unless one was configured)."""
+    if timeouts.first_byte_s is not None:
+        return timeouts.first_byte_s
+    return timeouts.stream_first_byte_s if stream else timeouts.total_s
+
+
+async def attempt(
+    runtime: Runtime, active: Active, ctx: RequestContext, exchange: Exchange, call: Call, target: Target, model: str
+) -> None:
+    """Ask ``target`` for ``model`` (its own name for it). Returns when the client has its answer."""
+    ctx.target = target
+    ctx.attempts += 1
+    outbound = active.outbound[target.provider.name]
+    url, headers = outbound.post[call.endpoint]
+    timeouts = target.provider.timeouts
+    body = outbound_body(call, model, ask_usage=outbound.kind.ask_usage, rename=outbound.kind.rename)
+    loop = asyncio.get_running_loop()
+    total_left = timeouts.total_s - (runtime.clock() - ctx.t_start)
+    reply: UpstreamReply | None = None
+    try:
+        with Watchdog(loop, loop.time() + total_left, timeouts.total_s) as dog:
+            dog.arm("first_byte", first_byte_limit(timeouts, call.stream))
+            sent = runtime.clock()
+            request = UpstreamRequest(outbound.spec.name, url, headers, body, timeouts.connect_s)
+            try:
+                reply = await outbound.transport.send(request)
+            finally:
+                waited = runtime.clock() - sent
+                ctx.upstream_s += waited
+            ctx.header_s = waited
+            if not 200 <= reply.status < 300:
+                raise await _refused(runtime, reply, dog, timeouts.idle_s, target)
+            if call.stream:
+                await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, target)
+            else:
+                before = runtime.clock()
+                usage = await relay_whole(
+                    ctx, exchange, reply, dog, timeouts.idle_s, _headers(JSON_HEADERS, ctx, target)
+                )
+                ctx.upstream_s += runtime.clock() - before
+                if usage is not None:
+                    ctx.usage = read_openai_usage(usage) or ctx.usage
+        if call.stream:
+            await drain(reply)
+    finally:
+        if reply is not None:
+            reply.close()
+
+
+async def _stream(
+    runtime: Runtime,
+    ctx: RequestContext,
+    exchange: Exchange,
+    reply: UpstreamReply,
+    dog: Watchdog,
+    idle_s: float,
+    call: Call,
+    target: Target,
+) -> None:
+    tap = StreamTap(provider=target.provider.name, keep_usage=call.wants_usage)
+    try:
+        await relay_stream(ctx, exchange, reply, dog, idle_s, _headers(SSE_HEADERS, ctx, target), tap, runtime.clock)
+    finally:
+        # also on errors and disconnects: what came was paid for (R8)
+        ctx.completion_events = tap.content_events
+        seen = read_openai_usage(tap.usage) if tap.usage is not None else None
+        if seen is not None:
+            ctx.usage = seen
+        elif tap.content_events:
+            ctx.usage = estimate(prompt_bytes(call), tap.content_events)
+
+
+def prompt_bytes(call: Call) -> int:
+    """Size of what the model reads, in bytes of the request; the basis of an estimate."""
+    start, end = call.subject_span()
+    return end - start
+
+
+async def _refused(
+    runtime: Runtime, reply: UpstreamReply, dog: Watchdog, idle_s: float, target: Target
+) -> UpstreamError:
+    try:
+        body = await read_whole(reply, dog, idle_s, MAX_ERROR_BYTES)
+    except UpstreamError:
+        body = b""  # the status says enough
+    wait = retry_after_s(reply.headers, runtime.wall())
+    return read_error(reply.status, body, provider=target.provider.name, retry_after_s=wait)
+
+
+def _headers(base: dict[str, str], ctx: RequestContext, target: Target) -> dict[str, str]:
+    headers = {**base, "x-slipstream-provider": target.provider.name}
+    if ctx.attempts > 1:
+        headers["x-slipstream-attempts"] = str(ctx.attempts)
+    return headers

@@ -1,0 +1,32 @@
+"""The client's side of one request, as the engine sees it. A listener implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class ClientGone(Exception):
+    """The client closed its connection. Listeners raise it from writes; reads and waits end by cancellation instead."""
+
+
+class Exchange(Protocol):
+    """One request and its answer. ``started``: the status line of a stream has been written."""
+
+    request_id: str
+    started: bool
+
+    async def body(self) -> bytes:
+        """The whole request body, decoded from its content-encoding. Raises ``ClientError`` (400, 408, 413, 415)."""
+
+    def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Answer at once with a whole body; the listener writes it when the engine returns."""
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """Start a 200 event stream."""
+
+    async def write(self, data: bytes) -> None:
+        """Write a piece of the stream; waits while the client is slower than we are (R33)."""
+
+    async def end(self) -> None:
+        """End the stream."""

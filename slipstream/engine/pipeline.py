@@ -1,0 +1,149 @@
+"""The straight line of a request, in one function (design.md section 3):
+
+accept -> authenticate -> peek -> route -> attempt (next target on failure) -> relay -> respond -> settle.
+
+The listener has authenticated from the headers before this is called. What may end a request early is an exception of
+the error tree; the client's disconnect is a cancellation. ``settle`` runs on every path, exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator
+
+from ..config.snapshot import Target
+from ..errors import ClientError, GatewayError, UpstreamError
+from ..resilience.cooldown import RETRYABLE
+from ..types import Endpoint, FailureClass
+from ..wire.openai_errors import error_body, error_event
+from ..wire.request import Call, is_model_name, peek
+from ..wire.usage import estimate
+from . import account
+from .attempt import JSON_HEADERS, attempt, prompt_bytes
+from .context import CLIENT_GONE_STATUS, RequestContext
+from .exchange import ClientGone, Exchange
+from .runtime import Active, Runtime
+
+
+async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
+    """Serve one request of the data plane from its body to its settlement."""
+    ctx = RequestContext(endpoint, exchange.request_id, key_name, runtime.clock())
+    active = runtime.pin()
+    runtime.metrics.enter(endpoint.label)
+    try:
+        body = await exchange.body()
+        ctx.t_read = runtime.clock()
+        call = ctx.call = peek(endpoint, body)
+        await _answer(runtime, active, ctx, exchange, call)
+        ctx.status = 200
+    except GatewayError as error:
+        ctx.error = error
+        ctx.status = 200 if exchange.started else error.status
+        await _respond(runtime, active, ctx, exchange, error)
+    except (asyncio.CancelledError, ClientGone):
+        ctx.status = CLIENT_GONE_STATUS
+        _abandoned(runtime, ctx)
+        raise
+    except BaseException:
+        ctx.status = 500
+        raise
+    finally:
+        runtime.metrics.leave(endpoint.label)
+        runtime.release(active)
+        account.settle(runtime, active, ctx)
+
+
+async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchange: Exchange, call: Call) -> None:
+    """Try the targets in turn until one answers. Raises the last failure if none does."""
+    last: UpstreamError | None = None
+    for target, model in candidates(runtime, active, ctx, call):
+        if last is not None:
+            runtime.metrics.failovers += 1
+        try:
+            await attempt(runtime, active, ctx, exchange, call, target, model)
+        except UpstreamError as error:
+            account.failed(runtime, ctx, error.failure)
+            active.cooldowns.failed(target.row, error.failure, runtime.clock(), error.retry_after_s)
+            if exchange.started or error.failure not in RETRYABLE:
+                raise
+            last = error
+        else:
+            active.cooldowns.succeeded(target.row)
+            runtime.metrics.attempt(target.provider.name, FailureClass.NONE, ctx.header_s)
+            return
+    if last is None:
+        raise GatewayError("No provider can take this request.", status=503, code="no_provider")
+    raise last
+
+
+def candidates(runtime: Runtime, active: Active, ctx: RequestContext, call: Call) -> Iterator[tuple[Target, str]]:
+    """The targets to try and the model to ask each for, best first: at most ``1 + retries`` for the model, then the
+    same for each fallback model.
+
+    A resting target is passed over while another is left. Raises ``ClientError`` (404) for a model that nobody serves.
+    """
+    routes = active.routes
+    routing = active.snapshot.routing
+    if not routes.knows(call.model) and not is_model_name(call.model):
+        raise ClientError("'model' is not a usable model name.", param="model", code="invalid_value")
+    ctx.model_label = call.model if routes.knows(call.model) else "other"
+    pool = routes.find(call.model)
+    if pool is None:
+        raise ClientError(
+            f"The model {call.model!r} does not exist or is not served here. GET /v1/models lists what is.",
+            status=404,
+            param="model",
+            code="model_not_found",
+        )
+    tried: set[int] = set()
+    resting = active.cooldowns.resting
+    for model in (call.model, *routing.fallbacks.get(call.model, ())):
+        pool = routes.find(model)
+        for _ in range(1 + routing.retries if pool is not None else 0):
+            assert pool is not None
+            target = pool.choose(tried, resting, runtime.clock())
+            if target is None:
+                break
+            tried.add(target.row)
+            yield target, target.upstream_model or model
+
+
+async def _respond(
+    runtime: Runtime, active: Active, ctx: RequestContext, exchange: Exchange, error: GatewayError
+) -> None:
+    """Tell the client, in its dialect: an HTTP error before the first content, an in-band error event after it
+    (R12).
+    """
+    if isinstance(error, UpstreamError):
+        error.message = active.redact(error.message)
+        if error.body is not None:
+            error.body = active.redact.body(error.body)
+    try:
+        if exchange.started:
+            await exchange.write(error_event(error))
+            await exchange.end()
+        else:
+            exchange.reply(error.status, _error_headers(ctx, error), error_body(error))
+    except ClientGone:
+        pass
+
+
+def _error_headers(ctx: RequestContext, error: GatewayError) -> dict[str, str]:
+    headers = {**JSON_HEADERS, **(error.headers or {})}
+    if isinstance(error, UpstreamError):
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(max(0, math.ceil(error.retry_after_s)))
+        if ctx.attempts > 1:
+            headers["x-should-retry"] = "false"  # we have tried elsewhere already: SDKs must not multiply that (Q08)
+            headers["x-slipstream-attempts"] = str(ctx.attempts)
+    return headers
+
+
+def _abandoned(runtime: Runtime, ctx: RequestContext) -> None:
+    """The client left. If an attempt was under way it is counted, and its prompt was very likely paid for."""
+    if ctx.target is None or ctx.call is None:
+        return
+    account.failed(runtime, ctx, FailureClass.CLIENT_GONE)
+    if ctx.usage.source == "none":
+        ctx.usage = estimate(prompt_bytes(ctx.call), 0)

@@ -1,0 +1,115 @@
+"""From the provider's answer to the client's: whole replies and streams of the same dialect.
+
+A reply is *committed* when its first content goes to the client. Before that everything may still fail over, so
+lifecycle events (role-only deltas, comments) are held back; after it a failure becomes an in-band error and never a
+clean end (R9, R12). ``Exchange.started`` is that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..errors import MalformedReply, UpstreamError
+from ..net.upstream import UpstreamReply
+from ..resilience.watchdog import Watchdog
+from ..types import Clock
+from ..wire.openai_stream import StreamTap, check_reply
+from .context import RequestContext
+from .exchange import Exchange
+
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+"""A whole reply is held in memory until it is known to be good; no provider sends more."""
+MAX_HELD_BYTES = 256 * 1024
+"""Lifecycle events held before the first content (R33)."""
+DRAIN_S = 0.05
+"""After ``[DONE]`` the end of the body is waited for this long, so that the connection can be used again."""
+
+
+async def read_whole(reply: UpstreamReply, dog: Watchdog, idle_s: float, limit: int) -> bytes:
+    """The whole body. Raises ``MalformedReply`` beyond ``limit`` bytes, ``TransportError`` if it is cut."""
+    parts: list[bytes] = []
+    size = 0
+    while part := await reply.chunk():
+        dog.arm("idle", idle_s)
+        size += len(part)
+        if size > limit:
+            raise MalformedReply(f"the provider's answer is larger than {limit} bytes")
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def relay_whole(
+    ctx: RequestContext, exchange: Exchange, reply: UpstreamReply, dog: Watchdog, idle_s: float, headers: dict[str, str]
+) -> bytes | None:
+    """Pass on a whole reply; returns the bytes of its usage object."""
+    body = await read_whole(reply, dog, idle_s, MAX_REPLY_BYTES)
+    assert ctx.target is not None
+    usage = check_reply(ctx.endpoint, body, provider=ctx.target.provider.name)
+    exchange.reply(200, headers, body)
+    return usage
+
+
+async def relay_stream(
+    ctx: RequestContext,
+    exchange: Exchange,
+    reply: UpstreamReply,
+    dog: Watchdog,
+    idle_s: float,
+    headers: dict[str, str],
+    tap: StreamTap,
+    clock: Clock,
+) -> None:
+    """Pass on a stream event by event. Raises ``UpstreamError`` when it fails, started or not."""
+    held: list[bytes] = []
+    held_bytes = 0
+    first = True
+    while not tap.done:
+        before = clock()
+        chunk = await reply.chunk()
+        ctx.upstream_s += clock() - before
+        if first and chunk.strip():
+            first = False
+            if chunk.lstrip()[:1] in (b"{", b"["):
+                rest = await read_whole(reply, dog, idle_s, MAX_REPLY_BYTES)
+                raise _not_a_stream(ctx, chunk + rest)
+        out = tap.feed(chunk) if chunk else tap.end()
+        if exchange.started:
+            dog.disarm()
+            if out:
+                await exchange.write(out)
+            dog.arm("idle", idle_s)
+        else:
+            held.append(out)
+            held_bytes += len(out)
+            if tap.failure is None and (tap.committed or held_bytes > MAX_HELD_BYTES):
+                ctx.first_content_at = clock()
+                dog.disarm()
+                await exchange.begin(headers)
+                await exchange.write(b"".join(held))
+                held.clear()
+                dog.arm("idle", idle_s)
+        if tap.failure is not None:
+            raise tap.failure
+    dog.disarm()
+    await exchange.end()
+
+
+async def drain(reply: UpstreamReply) -> None:
+    """Read to the end of the body, briefly. The client has its answer already: nothing here may fail the request."""
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while await reply.chunk():
+                pass
+    except (UpstreamError, TimeoutError):
+        pass
+
+
+def _not_a_stream(ctx: RequestContext, body: bytes) -> UpstreamError:
+    """A stream was asked for and JSON came: an error in disguise, or a server that cannot stream."""
+    assert ctx.target is not None
+    provider = ctx.target.provider.name
+    try:
+        check_reply(ctx.endpoint, body, provider=provider)
+    except UpstreamError as exc:
+        return exc
+    return MalformedReply(f"the provider {provider!r} answered a stream request with a whole reply")

@@ -1,0 +1,125 @@
+"""What requests share: the active configuration in its compiled form, the transports, the counters, the clocks.
+
+A request pins the ``Active`` it started with, so a reload never changes it under way. Reloading builds a whole new
+``Active`` and swaps it by one assignment; transports of providers that did not change are taken over with their open
+connections, those of the others are closed when their last request is done (R42).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..config.snapshot import ProviderSpec, Snapshot
+from ..net.upstream import Upstream
+from ..obs.metrics import Metrics
+from ..obs.redact import Redactor
+from ..providers.base import ProviderType, endpoint_url, models_url, outbound_headers
+from ..providers.registry import PROVIDER_TYPES
+from ..resilience.cooldown import Cooldowns
+from ..routing.table import RouteTable
+from ..types import Clock, Endpoint, Secret
+
+MakeTransport = Callable[[ProviderSpec, Snapshot], Upstream]
+
+
+class Outbound:
+    """One provider, ready to be called: its type row, its transport, and URL and header block per endpoint."""
+
+    __slots__ = ("get_models", "key", "kind", "post", "spec", "transport", "users")
+
+    def __init__(self, spec: ProviderSpec, snapshot: Snapshot, transport: Upstream) -> None:
+        self.spec = spec
+        self.key = transport_key(spec, snapshot)
+        self.kind: ProviderType = PROVIDER_TYPES[spec.type]
+        self.transport = transport
+        headers = outbound_headers(self.kind, spec)
+        self.post: list[tuple[Any, Any]] = [transport.prepare(endpoint_url(spec, e), headers) for e in Endpoint]
+        self.get_models = transport.prepare(models_url(spec), outbound_headers(self.kind, spec, json_body=False))
+
+
+def transport_key(spec: ProviderSpec, snapshot: Snapshot) -> tuple[object, ...]:
+    """Two providers (of two generations) with the same key may share a transport and its connections (Q20)."""
+    return spec.name, spec.api_base, spec.api_key, spec.max_connections, snapshot.verify_ssl, snapshot.ca_file
+
+
+class Active:
+    """One generation of the configuration, compiled. ``in_flight`` counts the requests that pinned it."""
+
+    __slots__ = ("cooldowns", "in_flight", "on_idle", "outbound", "redact", "routes", "snapshot")
+
+    def __init__(self, snapshot: Snapshot, outbound: Mapping[str, Outbound]) -> None:
+        self.snapshot = snapshot
+        self.routes = RouteTable(snapshot)
+        self.cooldowns = Cooldowns()
+        self.outbound = outbound
+        self.redact = Redactor(_secrets(snapshot))
+        self.in_flight = 0
+        self.on_idle: Callable[[], None] | None = None
+        """Called when the last request of a generation that was replaced is done."""
+
+
+class Runtime:
+    """The process's shared state. ``clock`` is monotonic seconds, ``wall`` Unix time."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        make_transport: MakeTransport,
+        *,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+    ) -> None:
+        self.clock = clock
+        self.wall = wall
+        self.metrics = Metrics()
+        self.started_at = clock()
+        self.draining = False
+        self._make_transport = make_transport
+        self.active = Active(snapshot, self._connect(snapshot, {}))
+
+    def pin(self) -> Active:
+        """The configuration for one request; ``release`` must follow."""
+        active = self.active
+        active.in_flight += 1
+        return active
+
+    def release(self, active: Active) -> None:
+        active.in_flight -= 1
+        if active.on_idle is not None and not active.in_flight:
+            active.on_idle()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(self.metrics.active.values())
+
+    def swap(self, snapshot: Snapshot) -> list[Upstream]:
+        """Make ``snapshot`` the active one. Returns the transports that are no longer used by new requests; close them
+        when the old generation's requests are done."""
+        old = self.active
+        outbound = self._connect(snapshot, old.outbound)
+        kept = {id(o.transport) for o in outbound.values()}
+        self.active = Active(snapshot, outbound)
+        return [o.transport for o in old.outbound.values() if id(o.transport) not in kept]
+
+    async def close(self) -> None:
+        for outbound in self.active.outbound.values():
+            await outbound.transport.close()
+
+    def _connect(self, snapshot: Snapshot, old: Mapping[str, Outbound]) -> dict[str, Outbound]:
+        made: dict[str, Outbound] = {}
+        for spec in snapshot.providers:
+            before = old.get(spec.name)
+            keep = before is not None and before.key == transport_key(spec, snapshot)
+            transport = before.transport if keep and before is not None else self._make_transport(spec, snapshot)
+            made[spec.name] = Outbound(spec, snapshot, transport)
+        return made
+
+
+def _secrets(snapshot: Snapshot) -> list[Secret]:
+    found = [spec.api_key for spec in snapshot.providers]
+    found += [value for spec in snapshot.providers for value in spec.headers.values()]
+    if snapshot.server.master_api_key is not None:
+        found.append(snapshot.server.master_api_key)
+    return found

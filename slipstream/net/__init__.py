@@ -1,0 +1,1 @@
+"""Connections to providers: the ``Upstream`` face and the transports behind it."""

@@ -1,0 +1,189 @@
+"""The reference transport: aiohttp's client behind the ``Upstream`` face.
+
+Correct before fast; the native transport must agree with it. One pool per process, connections kept alive, at most
+``max_connections`` per origin, TLS verified unless the configuration says otherwise. Redirects are never followed: a
+key would go along (Q34). ``HTTP(S)_PROXY`` and ``NO_PROXY`` are read once, when a target is prepared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import urllib.request
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from ..errors import ConnectFailed, MalformedReply, TransportError, UpstreamTimeout
+from .upstream import UpstreamReply, UpstreamRequest
+
+KEEPALIVE_S = 15.0
+"""Idle connections are dropped below any provider's own limit (R39, Q20)."""
+READ_BUFFER_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+_SKIP_AUTO = frozenset({"User-Agent", "Accept-Encoding", "Accept", "Content-Type"})
+
+
+class AiohttpTransport:
+    """One ``ClientSession`` for all targets of the process."""
+
+    def __init__(self, *, verify_ssl: bool = True, ca_file: str | None = None, max_per_origin: int = 1024) -> None:
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(self._on_created)
+        trace.on_connection_reuseconn.append(self._on_reused)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                limit_per_host=max_per_origin,
+                keepalive_timeout=KEEPALIVE_S,
+                ssl=_ssl_context(verify_ssl, ca_file),
+                ttl_dns_cache=30,
+            ),
+            timeout=aiohttp.ClientTimeout(total=None),
+            skip_auto_headers=_SKIP_AUTO,
+            auto_decompress=True,
+            read_bufsize=READ_BUFFER_BYTES,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[trace],
+            raise_for_status=False,
+            trust_env=False,
+        )
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
+        self._requests = self._made = self._reused = self._replays = 0
+
+    def prepare(self, url: str, headers: Mapping[str, str]) -> tuple[Any, Any]:
+        parsed = URL(url)
+        return (parsed, _proxy_for(parsed)), CIMultiDict(headers)
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """POST ``request``. A connection that was reused and died before any byte of the answer is replayed once on
+        another one (R40): the provider closed it while it was idle, so it cannot have seen the request whole."""
+        self._requests += 1
+        trace = SimpleNamespace(reused=False)
+        try:
+            return await self._request("POST", request.url, request.headers, request.body, request.connect_s, trace)
+        except TransportError:
+            if not trace.reused:
+                raise
+        self._replays += 1
+        return await self._request("POST", request.url, request.headers, request.body, request.connect_s, trace)
+
+    async def get(self, url: Any, headers: Any, *, connect_s: float) -> UpstreamReply:
+        return await self._request("GET", url, headers, None, connect_s, SimpleNamespace(reused=False))
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def stats(self) -> Mapping[str, int]:
+        return {
+            "requests": self._requests,
+            "connections_made": self._made,
+            "connections_reused": self._reused,
+            "replays": self._replays,
+        }
+
+    async def _request(
+        self, method: str, url: tuple[URL, URL | None], headers: Any, body: bytes | None, connect_s: float, trace: Any
+    ) -> UpstreamReply:
+        target, proxy = url
+        trace.reused = False
+        try:
+            response = await self._session.request(
+                method,
+                target,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                proxy=proxy,
+                timeout=self._timeout(connect_s),
+                trace_request_ctx=trace,
+            )
+        except aiohttp.ConnectionTimeoutError:
+            raise UpstreamTimeout("connect", connect_s) from None
+        except aiohttp.ClientConnectorError:
+            raise ConnectFailed("no connection to the provider could be made") from None
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):
+            raise TransportError("the provider closed the connection before it answered") from None
+        except aiohttp.ClientResponseError:
+            raise MalformedReply("the provider's answer is not valid HTTP") from None
+        except aiohttp.ClientError:
+            raise ConnectFailed("no connection to the provider could be made") from None
+        return _Reply(response)
+
+    def _timeout(self, connect_s: float) -> aiohttp.ClientTimeout:
+        made = self._timeouts.get(connect_s)
+        if made is None:
+            made = self._timeouts[connect_s] = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
+        return made
+
+    async def _on_created(self, _session: object, _context: object, _params: object) -> None:
+        self._made += 1
+
+    async def _on_reused(self, _session: object, context: Any, _params: object) -> None:
+        self._reused += 1
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.reused = True
+
+
+class _Reply:
+    """``UpstreamReply`` over ``aiohttp.ClientResponse``."""
+
+    __slots__ = ("_response", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    async def read(self, limit: int) -> bytes:
+        size = self._response.content_length
+        if size is not None and size > limit:
+            raise MalformedReply("the provider's answer is larger than the limit")
+        parts: list[bytes] = []
+        total = 0
+        while part := await self.chunk():
+            total += len(part)
+            if total > limit:
+                raise MalformedReply("the provider's answer is larger than the limit")
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def chunk(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except aiohttp.ClientPayloadError as exc:
+            if isinstance(exc.__cause__, aiohttp.http_exceptions.ContentEncodingError):
+                raise MalformedReply("the provider's answer could not be decompressed") from None
+            raise TransportError from None
+        except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError):
+            raise TransportError from None
+
+    def close(self) -> None:
+        response = self._response
+        if response.content.at_eof() and response.content.exception() is None:
+            response.release()
+        else:
+            response.close()
+
+
+def _ssl_context(verify: bool, ca_file: str | None) -> ssl.SSLContext | bool:
+    if not verify:
+        return False
+    return ssl.create_default_context(cafile=ca_file) if ca_file else True
+
+
+def _proxy_for(url: URL) -> URL | None:
+    """The proxy that ``HTTP_PROXY``/``HTTPS_PROXY``/``NO_PROXY`` name for ``url``."""
+    if url.host is None or urllib.request.proxy_bypass(url.host):
+        return None
+    proxy = urllib.request.getproxies().get(url.scheme)
+    return URL(proxy) if proxy else None

@@ -1,0 +1,64 @@
+"""The face that a transport shows to the engine: send one request, read one reply. Two protocols and one value class.
+
+A transport owns sockets, pools and TLS, and nothing else: no retries that a client could notice, no provider knowledge,
+no time-outs but the one for connecting. It reports failures with the upstream branch of the error tree:
+``ConnectFailed``/``UpstreamTimeout("connect")`` when nothing was sent, ``TransportError`` when the connection broke
+later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class UpstreamRequest:
+    """One attempt on the wire. ``url`` and ``headers`` are prepared by the transport (``prepare``) and opaque here;
+    ``body`` is what is sent."""
+
+    __slots__ = ("body", "connect_s", "headers", "origin", "url")
+
+    def __init__(self, origin: str, url: Any, headers: Any, body: bytes, connect_s: float) -> None:
+        self.origin = origin
+        self.url = url
+        self.headers = headers
+        self.body = body
+        self.connect_s = connect_s
+
+
+class UpstreamReply(Protocol):
+    """A reply whose header block has arrived."""
+
+    status: int
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Header fields, case-insensitive."""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises ``TransportError`` if it is cut, ``MalformedReply`` beyond ``limit`` bytes."""
+
+    async def chunk(self) -> bytes:
+        """The next piece of the body, ``b""`` at its clean end. Raises ``TransportError`` if it is cut."""
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it at once. Idempotent."""
+
+
+class Upstream(Protocol):
+    """A transport."""
+
+    def prepare(self, url: str, headers: Mapping[str, str]) -> tuple[Any, Any]:
+        """Turn a URL and header fields into the forms that ``send`` wants; called once per target, not per request."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """Send a POST and return its reply when the header block has arrived."""
+
+    async def get(self, url: Any, headers: Any, *, connect_s: float) -> UpstreamReply:
+        """Send a GET (model lists, probes)."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+    def stats(self) -> Mapping[str, int]:
+        """Counters: ``requests``, ``connections_made``, ``connections_reused``, ``connections_open``, ``replays``."""

@@ -1,0 +1,111 @@
+"""The compiled routes of a snapshot: public model name -> pool of targets, and the choice within a pool.
+
+A pool is all providers that serve a model; pools are shared by all models that the same providers serve under the same
+names, so that the weights hold over all of them together. A model nobody wrote down is served by the providers that
+serve every model (or whose pattern fits), if the name is a plain identifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+
+from ..config.snapshot import ProviderSpec, Snapshot, Target
+from .weighted import cycle
+
+MAX_REMEMBERED = 1024
+"""Pools remembered for names that are not in the configuration; the rest are computed again each time."""
+
+
+class Pool:
+    """Targets for one model, in weighted order. ``turn`` is the state of the round robin (this process only)."""
+
+    __slots__ = ("_order", "_turn", "targets")
+
+    def __init__(self, targets: tuple[Target, ...]) -> None:
+        self.targets = targets
+        self._order = cycle([t.weight for t in targets]) if any(t.weight for t in targets) else None
+        self._turn = 0
+
+    def choose(self, tried: Set[int], resting: Callable[[int, float], bool], now: float) -> Target | None:
+        """The next target in turn that was not tried; one that rests only if no other is left; ``None`` if all were
+        tried.
+
+        The turn moves on by one, whoever is chosen: a target that is passed over does not get its turn later.
+        """
+        order = self._order
+        if order is None:
+            return None
+        size = len(order)
+        turn = self._turn
+        self._turn = turn + 1 if turn + 1 < size else 0
+        second: Target | None = None
+        for step in range(size):
+            at = turn + step
+            target = self.targets[order[at if at < size else at - size]]
+            if target.row in tried:
+                continue
+            if not resting(target.row, now):
+                return target
+            second = second or target
+        return second
+
+    def share(self, target: Target) -> float:
+        """The part of this pool's traffic that goes to ``target`` when all are healthy, 0..1."""
+        order = self._order
+        return order.count(self.targets.index(target)) / len(order) if order is not None else 0.0
+
+
+class RouteTable:
+    """All routes of one snapshot."""
+
+    __slots__ = ("_remembered", "_rows", "_snapshot", "_static", "targets")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._rows: dict[tuple[str, str | None], Target] = {}
+        self._remembered: dict[tuple[Target, ...], Pool] = {}
+        self.targets: list[Target] = []
+        self._static: dict[str, Pool] = {}
+        for model in snapshot.known_models():
+            pool = self._build(model)
+            if pool is not None:
+                self._static[model] = pool
+
+    @property
+    def models(self) -> Mapping[str, Pool]:
+        """Models that the configuration names, in its order."""
+        return self._static
+
+    def knows(self, model: str) -> bool:
+        """Whether the configuration names ``model``."""
+        return model in self._static
+
+    def find(self, model: str) -> Pool | None:
+        """The pool for ``model``, or ``None`` if nobody serves it."""
+        return self._static.get(model) or self._build(model)
+
+    def _build(self, model: str) -> Pool | None:
+        targets = tuple(
+            self._target(spec, name)
+            for spec in self._snapshot.providers
+            if (name := spec.upstream_model(model)) is not None
+        )
+        if not targets:
+            return None
+        pool = self._remembered.get(targets)
+        if pool is None:
+            pool = Pool(targets)
+            if len(self._remembered) < MAX_REMEMBERED:
+                self._remembered[targets] = pool
+        return pool
+
+    def _target(self, spec: ProviderSpec, upstream_model: str) -> Target:
+        """One row per provider and written-down name; a provider serving every model has one row for all of them."""
+        listed = upstream_model in spec.model_mapping.values() or upstream_model in spec.models
+        key = (spec.name, upstream_model if listed else None)
+        target = self._rows.get(key)
+        if target is None:
+            target = Target(len(self.targets), spec, key[1], spec.weight)
+            self._rows[key] = target
+            self.targets.append(target)
+        return target

@@ -1,0 +1,425 @@
+"""One client connection of the reference listener: aiohttp's ``RequestHandler`` behind our ``RequestGuard``.
+
+Owns what happens between the socket and the handler: validation (reliability.md 2.1), the answer to malformed bytes,
+the time-outs for slow clients (Q30), ``100 Continue``, lingering close. aiohttp parses again, but only what the guard
+has passed.
+
+Two rules that must not be broken. Answers leave in the order of the requests: a fault waits behind the good requests
+before it. And no byte of a request gets into a log or an answer of ours (Q32): a fault is a status and a fixed text.
+
+The private names of aiohttp that are used here exist in 3.14 (the floor in pyproject.toml); the hostile corpus in
+``tests/integration/test_listener_hostile.py`` is what notices when a new version moves them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from .._fast import RequestGuard
+from ..errors import ClientError
+
+if TYPE_CHECKING:
+    from .listener import Listener
+
+log = logging.getLogger("slipstream.server")
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+LINGER_S = 2.0
+"""How long we read and drop after an error answer, so that the client gets to read it (RFC 9112 9.6)."""
+BODY_RATE_AFTER_S = 60.0
+"""From when on a body must have arrived at ``body_min_rate`` on average (Q30)."""
+QUEUE_MAX = 16
+"""Pipelined requests waiting behind the one in progress; more stay in the socket (reading is paused)."""
+READ_BUFFER = 256 * 1024
+"""Bytes of a body that wait for the handler before reading is paused (twice this in aiohttp)."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+BAD = ERROR._replace(version=HttpVersion11, headers=CIMultiDictProxy(CIMultiDict()))
+"""What stands for the request in the answer to bytes that are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    """Sizes in bytes (Q31), times in seconds (Q30)."""
+
+    header_timeout_s: float = 10.0
+    body_idle_s: float = 30.0
+    body_min_rate: float = 1024.0
+    keepalive_s: float = 75.0
+    max_body_bytes: int = 67108864
+    max_target_bytes: int = 16384
+    max_field_bytes: int = 16384
+    max_fields_bytes: int = 65536
+    max_fields: int = 128
+    max_chunk_ext_bytes: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why the rest of a connection is not served. ``in_body``: the head of this request was good and is passed on."""
+
+    status: int
+    reason: str
+    in_body: bool
+
+
+class MalformedBody(ClientError):
+    """Reading the body failed: broken framing, too large, too slow. The listener answers, whatever the handler does."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason, status=fault.status, code="malformed_request")
+
+
+class Request(web.BaseRequest):
+    """aiohttp's request with lazy ``100 Continue``, our response headers and plain string keys.
+
+    ``request["request_id"]`` is set by whoever needs an id first.
+    """
+
+    ATTRS = web.BaseRequest.ATTRS | frozenset({"_wants_continue", "connection", "malformed", "started"})
+
+    def __init__(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        connection: Connection,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        # client_max_size=0: the guard has already refused what is too large.
+        super().__init__(message, payload, connection, writer, task, loop, client_max_size=0)
+        self.connection = connection
+        self.malformed = message is BAD
+        self.started = False
+        self._wants_continue = (
+            hdrs.EXPECT in message.headers and message.version == HttpVersion11 and not payload.is_eof()
+        )
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._state[key] = value
+
+    async def read(self) -> bytes:
+        self._continue()
+        return await super().read()
+
+    @property
+    def content(self) -> StreamReader:
+        self._continue()
+        return self._payload
+
+    @property
+    def unwanted_body(self) -> bool:
+        """The client waits for ``100 Continue`` and nobody asked for the body (RFC 9110 10.1.1)."""
+        return self._wants_continue
+
+    def _continue(self) -> None:
+        if self._wants_continue:
+            self._wants_continue = False
+            transport = self.connection.transport
+            if transport is not None and not self._payload.is_eof():
+                transport.write(CONTINUE)
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        """The last touch to every response head, ours and the handler's (aiohttp calls it just before writing)."""
+        self.started = True
+        headers = response.headers
+        if self.connection.is_last(self):
+            headers[hdrs.CONNECTION] = "close"
+        decorate = self.connection.listener.decorate
+        if decorate is not None:
+            decorate(self, response)
+        headers.pop(hdrs.SERVER, None)
+        if headers.get(hdrs.CONNECTION, "").lower() == "close":
+            response.force_close()
+
+
+class Connection(RequestHandler):
+    """aiohttp's connection, fed through the guard."""
+
+    __slots__ = (
+        "_body_bytes", "_body_since", "_delivered", "_fault", "_guard", "_head_since", "_last_byte", "_lingering",
+        "_payload", "_timer", "_timer_at", "listener",
+    )  # fmt: skip
+
+    def __init__(self, server: web.Server, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        limits = listener.limits
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=limits.keepalive_s,
+            logger=log,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp tests it for truth
+            lingering_time=LINGER_S,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER,
+            # Not stricter than the guard: its answers are the better ones.
+            max_line_size=limits.max_target_bytes + 64,
+            max_field_size=limits.max_field_bytes + 64,
+            max_headers=limits.max_fields + 1,
+        )
+        self._max_msg_queue_size = QUEUE_MAX
+        self._msg_queue_resume_size = QUEUE_MAX // 2
+        self.listener = listener
+        self._guard = RequestGuard(
+            max_target=limits.max_target_bytes,
+            max_field=limits.max_field_bytes,
+            max_fields=limits.max_fields_bytes,
+            max_count=limits.max_fields,
+            max_body=limits.max_body_bytes,
+            max_chunk_ext=limits.max_chunk_ext_bytes,
+        )
+        self._fault: Fault | None = None
+        self._delivered = False
+        self._payload: StreamReader = EMPTY_PAYLOAD
+        self._lingering: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._head_since = self._body_since = self._last_byte = loop.time()
+        self._body_bytes = 0
+
+    # ------------------------------------------------------------------ the socket's side
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.listener.opened(self)
+        self._arm(self._head_since + self.listener.limits.header_timeout_s)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._stop_lingering()
+        super().connection_lost(exc)
+        self.listener.closed(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not data:  # aiohttp: go on with what your parser still holds
+            self._parse(data)
+            self._deliver()
+            return
+        if self._fault is not None or self._force_close:
+            return
+        guard = self._guard
+        idle, heads, messages = guard.idle, guard.heads, guard.messages
+        passed = guard.feed(data)
+        if passed:
+            self._parse(passed)
+        if guard.error_status:
+            self._refuse(Fault(guard.error_status, guard.error_reason, guard.error_in_body))
+        elif not guard.idle and not guard.done:
+            now = self._last_byte = self._loop.time()
+            if guard.in_head:
+                if idle or guard.messages != messages:
+                    self._head_since = now
+            elif guard.heads != heads:
+                self._body_since, self._body_bytes = now, 0
+            self._body_bytes += len(data)
+            self._watch()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that half-closes after malformed bytes still gets its answer; any other is gone (R1)."""
+        if self._lingering is None and self._fault is None:
+            return False
+        self._stop_lingering()
+        self._loop.call_later(LINGER_S, self.force_close)
+        return True
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages:
+            self._payload = self._messages[-1][1]
+
+    # ------------------------------------------------------------------ malformed bytes
+    def _refuse(self, fault: Fault) -> None:
+        self._fault = fault
+        self._report(fault)
+        self._deliver()
+
+    def _report(self, fault: Fault) -> None:
+        self.listener.on_bad_request(fault.status, fault.reason, self.peer)
+
+    def _deliver(self) -> None:
+        """Queue the fault behind the requests before it, as soon as aiohttp's parser has given out the last of them."""
+        fault = self._fault
+        if fault is None or self._delivered or self._request_count < self._guard.heads:
+            return
+        self._delivered = True
+        if fault.in_body:
+            self._payload.set_exception(MalformedBody(fault))
+            return
+        self._request_count += 1
+        self._messages.append((_ErrInfo(fault.status, MalformedBody(fault), fault.reason), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def fault_of(self, request: Request) -> Fault | None:
+        """The fault in the body of this request, if there is one."""
+        if self._fault is not None and self._fault.in_body and request._payload is self._payload:
+            return self._fault
+        return None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """aiohttp asks for the answer to what could not be parsed, and to what ``Listener.serve`` raised."""
+        assert isinstance(request, Request)
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if not request.malformed:
+            return self.refusal(request, 500, "internal error")
+        if self._fault is None:  # aiohttp refuses what the guard has passed
+            self._fault = Fault(400, "malformed request", False)
+            self._delivered = True
+            self._report(self._fault)
+        return self.refusal(request, self._fault.status, self._fault.reason)
+
+    def refusal(self, request: Request, status: int, reason: str) -> web.Response:
+        """An error answer of our own, after which the connection is closed."""
+        if request.started:
+            raise ConnectionResetError("a response is under way: it can only be cut off")
+        request_id = request.get("request_id")
+        if request_id is None:
+            request_id = request["request_id"] = "req_" + secrets.token_hex(12)
+        body, content_type = self.listener.error_body(status, reason, str(request_id))
+        response = web.Response(status=status, body=body, headers={"Content-Type": content_type, "Connection": "close"})
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        assert isinstance(request, Request)
+        finished, lost = await super().finish_response(request, resp, start_time)
+        if request.malformed or self.fault_of(request) is not None:
+            await self._linger()
+        elif self.listener.closing:
+            finished.force_close()
+        return finished, lost
+
+    async def _linger(self) -> None:
+        """Half-close, then read and drop until the client closes: a reset would destroy the answer (RFC 9112 9.6)."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            self._lingering = self._loop.create_future()
+            handle = self._loop.call_later(LINGER_S, self._stop_lingering)
+            try:
+                with suppress(OSError):  # the client may have gone first
+                    transport.write_eof()
+                self._resume_transport_reading()
+                await self._lingering
+            finally:
+                handle.cancel()
+        self.force_close()
+
+    def _stop_lingering(self) -> None:
+        if self._lingering is not None and not self._lingering.done():
+            self._lingering.set_result(None)
+
+    # ------------------------------------------------------------------ slow clients
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._on_time)
+
+    def _deadline(self) -> float:
+        """When what has begun to arrive is too late: a head as a whole; a body by its pauses and its average rate."""
+        limits = self.listener.limits
+        if not self._guard.in_body:
+            return self._head_since + limits.header_timeout_s
+        rate_s = max(BODY_RATE_AFTER_S, self._body_bytes / limits.body_min_rate) if limits.body_min_rate else 1e9
+        return min(self._last_byte + limits.body_idle_s, self._body_since + rate_s)
+
+    def _watch(self) -> None:
+        """Have the timer run no later than the deadline. It is moved when it fires, not with every read."""
+        deadline = self._deadline()
+        if self._timer is None or deadline < self._timer_at:
+            self._arm(deadline)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        guard = self._guard
+        if self._fault is not None or self._force_close:
+            return
+        if guard.idle or guard.done:
+            if guard.heads == 0:
+                self.force_close()  # a new connection that says nothing
+            return  # else: aiohttp's keep-alive timer is in charge
+        if self._reading_paused or self._buffer_paused:
+            self._forgive()
+        deadline = self._deadline()
+        if deadline > self._loop.time():
+            self._arm(deadline)
+        elif guard.in_body:
+            self._refuse(Fault(408, "the request body came too slowly", True))
+        else:
+            self._refuse(Fault(408, "the request head came too slowly", False))
+
+    def _forgive(self) -> None:
+        """We stopped reading, so the client could not be faster."""
+        self._head_since = self._body_since = self._last_byte = self._loop.time()
+        self._body_bytes = 0
+
+    def _resume_transport_reading(self) -> None:
+        self._forgive()
+        super()._resume_transport_reading()
+
+    def _process_keepalive(self) -> None:
+        if self._guard.idle:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None  # the next request is arriving; start() sets a new one after it
+
+    # ------------------------------------------------------------------ the listener's side
+    @property
+    def peer(self) -> str:
+        name = self.peername
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unknown"
+
+    def is_last(self, request: Request) -> bool:
+        """Whether the connection ends with the answer to this request."""
+        guard = self._guard
+        return (
+            self.listener.closing
+            or request.malformed
+            or request.unwanted_body
+            or (guard.done and not self._messages and self._request_count >= guard.heads)
+            or self.fault_of(request) is not None
+        )
+
+    def drain(self) -> None:
+        """Close now if nothing is under way; else after the response in progress."""
+        if self._waiter is not None and not self._messages and self._guard.idle:
+            self.force_close()
+
+    def abort(self) -> asyncio.Task[None] | None:
+        """Cancel what is under way and drop the connection; the task that is still winding down."""
+        task = self._task_handler
+        if self.transport is not None:
+            self.transport.abort()
+        if task is not None:
+            task.cancel()
+        return task
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """aiohttp's own complaints, without their traceback and text: both may hold bytes of the request."""
+        exc = kw.get("exc_info")
+        if not isinstance(exc, MalformedBody):
+            log.error("connection failed: %s", type(exc).__name__ if exc is not None else "no response")

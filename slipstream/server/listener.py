@@ -1,0 +1,167 @@
+"""The reference listener: aiohttp's low-level server behind our ``RequestGuard``, without ``web.Application``.
+
+Owns the listening socket, the set of open connections and how they end; what happens on one of them is in
+``connection.py``. The handler is called once per well-formed request and cancelled the moment its client is gone
+(R1, R3, R5). Every response passes ``decorate``, also those to malformed requests, and none has a ``Server`` field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from aiohttp import http_parser, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import ERROR, RequestHandler
+
+from .connection import BAD, Connection, Handler, ListenerLimits, MalformedBody, Request, log
+
+__all__ = ["Listener", "ListenerLimits", "MalformedBody"]
+
+BACKLOG = 1024
+CANCEL_S = 1.0
+"""How long ``close`` waits for handlers that it cancelled."""
+
+
+class Listener:
+    """One listening socket.
+
+    ``handler(request)`` gives the response. ``error_body(status, reason, request_id)`` gives body and content type of
+    the answers that the listener makes itself; ``on_bad_request(status, reason, peer)`` is told once of each malformed
+    request; ``decorate(request, response)`` may change the head of every response. For a malformed request, the
+    ``request`` it gets has no fields and the method ``UNKNOWN``.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: ListenerLimits,
+        error_body: Callable[[int, str, str], tuple[bytes, str]],
+        on_bad_request: Callable[[int, str, str], None],
+        decorate: Callable[[web.BaseRequest, web.StreamResponse], None] | None = None,
+    ) -> None:
+        self._handler = handler
+        self.limits = limits
+        self.error_body = error_body
+        self.on_bad_request = on_bad_request
+        self.decorate = decorate
+        self.closing = False
+        self._open: set[Connection] = set()
+        self._drained = asyncio.Event()
+        self._listening: asyncio.Server | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The bound port, after ``start``."""
+        return self._port
+
+    @property
+    def connections(self) -> int:
+        return len(self._open)
+
+    async def start(
+        self, host: str | None, port: int, *, reuse_port: bool = False, sock: socket.socket | None = None
+    ) -> None:
+        """Listen on host and port, or on ``sock``."""
+        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+            raise RuntimeError("aiohttp's C parser is missing; its Python parser is less strict (Q33)")
+        loop = asyncio.get_running_loop()
+        server = _Server(self)
+        if sock is not None:
+            self._listening = await loop.create_server(server, sock=sock, backlog=BACKLOG)
+        else:
+            self._listening = await loop.create_server(
+                server, host, port, backlog=BACKLOG, reuse_address=True, reuse_port=reuse_port or None
+            )
+        self._port = self._listening.sockets[0].getsockname()[1]
+
+    async def close(self, drain_s: float) -> None:
+        """Stop accepting, close idle connections, let requests in flight end within ``drain_s``, cancel the rest."""
+        if self.closing:
+            return
+        self.closing = True
+        if self._listening is not None:
+            self._listening.close()
+        for connection in list(self._open):
+            connection.drain()
+        if self._open:
+            try:
+                async with asyncio.timeout(drain_s):
+                    await self._drained.wait()
+            except TimeoutError:
+                pass
+        tasks = [task for connection in list(self._open) if (task := connection.abort()) is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_S)
+
+    # ------------------------------------------------------------------ called by connections
+    def opened(self, connection: Connection) -> None:
+        self._open.add(connection)
+        if self.closing:
+            connection.force_close()
+
+    def closed(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if self.closing and not self._open:
+            self._drained.set()
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The handler's response, or ours if it fails or its request turns out malformed."""
+        assert isinstance(request, Request)
+        connection = request.connection
+        response: web.StreamResponse | None = None
+        if connection.fault_of(request) is None:
+            try:
+                response = await self._handler(request)
+            except web.HTTPException:
+                raise
+            except Exception as exc:
+                if connection.transport is None or connection.transport.is_closing():
+                    raise ConnectionResetError("the client is gone") from None
+                if connection.fault_of(request) is None:
+                    log.error("the request handler failed: %s", _where(exc))
+                    return connection.refusal(request, 500, "internal error")
+        fault = connection.fault_of(request)
+        if fault is not None and not request.started:
+            return connection.refusal(request, fault.status, fault.reason)
+        if response is None:
+            log.error("the request handler gave no response")
+            return connection.refusal(request, 500, "internal error")
+        return response
+
+
+class _Server(web.Server):
+    """aiohttp's factory of connections, making ours."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(listener.serve, request_factory=self._new_request, handler_cancellation=True)
+        self._listener = listener
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, self._listener, self._loop)
+
+    def _new_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        assert isinstance(protocol, Connection)
+        return Request(BAD if message is ERROR else message, payload, protocol, writer, task, self._loop)
+
+
+def _where(exc: BaseException) -> str:
+    """Class and place of an exception in one line. Not its text: that may hold bytes of a request."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(exc).__name__
+    return f"{type(exc).__name__} at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

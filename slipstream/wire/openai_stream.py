@@ -1,0 +1,182 @@
+"""The side tap on a passing stream of the OpenAI family, and the check of a whole reply.
+
+A stream whose ends speak the same dialect is relayed as the bytes that came; this module looks at each event on the
+side and says: what may go to the client now, whether content has begun, what the usage is, whether it ended well.
+
+Only complete events leave ``feed``, so that an error event of ours can follow at any time. Dropped are: a usage chunk
+that the client did not ask for (R68) and whatever follows ``[DONE]``. An event that is not a chunk of the dialect
+(broken JSON, an error object, a bare line, an ``error:`` field) ends the stream: it sets ``failure`` and nothing after
+it is looked at.
+
+A stream is complete when ``[DONE]`` came, or when a finish reason came and the transport then ended cleanly (R63, S-35:
+some servers forget ``[DONE]``; we add it). Anything else is a cut stream, never a clean end.
+"""
+
+from __future__ import annotations
+
+from .._fast import (
+    F_DATA,
+    F_ERROR_FIELD,
+    F_STRAY,
+    R_CHOICES,
+    R_CONTENT,
+    R_DATA,
+    R_ERROR,
+    R_FINISH,
+    R_INVALID,
+    R_USAGE,
+    ReplyScan,
+    SseFramer,
+    SseLimitError,
+)
+from ..errors import MalformedReply, TransportError, UpstreamError
+from ..types import Endpoint
+from .openai_errors import read_error_in_200
+
+DONE = b"[DONE]"
+DONE_EVENT = b"data: [DONE]\n\n"
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+
+
+class StreamTap:
+    """Reads one upstream stream. ``content_events`` counts events with content (an estimate of tokens, R8)."""
+
+    __slots__ = (
+        "_framer",
+        "_keep_usage",
+        "_provider",
+        "_scan",
+        "content_events",
+        "done",
+        "failure",
+        "finished",
+        "usage",
+    )
+
+    def __init__(self, *, provider: str, keep_usage: bool, max_event: int = MAX_EVENT_BYTES) -> None:
+        self._framer = SseFramer(max_event)
+        self._scan = ReplyScan()
+        self._provider = provider
+        self._keep_usage = keep_usage
+        self.content_events = 0
+        self.done = False
+        self.finished = False
+        self.usage: bytes | None = None
+        self.failure: UpstreamError | None = None
+
+    @property
+    def committed(self) -> bool:
+        """Whether something came that the client must see: content, a finish reason or the end (R9)."""
+        return self.content_events > 0 or self.finished or self.done
+
+    def over(self) -> bool:
+        """Whether nothing more is to be read: the stream ended well or it failed."""
+        return self.done or self.failure is not None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take a transport chunk; return the bytes of complete events to relay (``b""`` when none is complete)."""
+        framer = self._framer
+        try:
+            framer.feed(chunk)
+            return self._drain()
+        except SseLimitError:
+            self.failure = MalformedReply(f"the provider {self._provider!r} sent an event beyond the size limit")
+            return b""
+
+    def end(self) -> bytes:
+        """The transport ended cleanly: return what is left to relay, or set ``failure`` if the stream is incomplete."""
+        if self.over():
+            return b""
+        out = self._flush()
+        if self.over():
+            return out
+        if self.finished:
+            self.done = True
+            return out + DONE_EVENT
+        self.failure = TransportError(f"the stream of the provider {self._provider!r} ended before it was complete")
+        self.failure.code = "upstream_incomplete"
+        return out
+
+    def _flush(self) -> bytes:
+        """The last event of a server that forgot the blank line behind it."""
+        flags = self._framer.flush()
+        if not flags or not self._look(flags) or not flags & F_DATA:
+            return b""
+        return b"data: " + self._framer.data().replace(b"\n", b"\ndata: ") + b"\n\n"
+
+    def _drain(self) -> bytes:
+        """Relay what is complete: spans between dropped events are joined, mostly there is just one."""
+        framer = self._framer
+        parts: list[bytes] = []
+        first = last = -1
+        while not self.over():
+            flags = framer.next()
+            if not flags:
+                break
+            if self._look(flags):
+                if first < 0:
+                    first = framer.start
+                last = framer.end
+            elif first >= 0:
+                parts.append(framer.slice(first, last))
+                first = -1
+        if first >= 0:
+            if not parts:
+                return framer.slice(first, last)
+            parts.append(framer.slice(first, last))
+        return b"".join(parts)
+
+    def _look(self, flags: int) -> bool:
+        """Read the current event. True: relay it; False: drop it (and maybe ``failure`` is set)."""
+        if flags & (F_STRAY | F_ERROR_FIELD):
+            self.failure = self._stray(flags)
+            return False
+        if not flags & F_DATA:
+            return True
+        data = self._framer.data()
+        found = self._scan.scan(data)
+        if found & R_INVALID:
+            if data.strip() == DONE:
+                self.done = True
+                return True
+            self.failure = MalformedReply(f"the provider {self._provider!r} sent an event that is not JSON")
+            return False
+        if found & R_ERROR:
+            self.failure = read_error_in_200(data, provider=self._provider)
+            return False
+        if found & R_CONTENT:
+            self.content_events += 1
+        if found & R_FINISH:
+            self.finished = True
+        if found & R_USAGE:
+            self.usage = data[self._scan.usage_start : self._scan.usage_end]
+            if self._scan.n_choices == 0 and found & R_CHOICES and not self._keep_usage:
+                return False
+        return True
+
+    def _stray(self, flags: int) -> UpstreamError:
+        """A line that is no field: a bare JSON error, an HTML page, or llama-box's ``error:`` field (PROTOCOLS.md
+        1.6).
+        """
+        if flags & F_ERROR_FIELD:
+            return read_error_in_200(self._framer.error_field(), provider=self._provider)
+        return MalformedReply(f"the provider {self._provider!r} sent something that is not an event stream")
+
+
+def check_reply(endpoint: Endpoint, body: bytes, *, provider: str) -> bytes | None:
+    """Check a whole 2xx reply and return its ``usage`` object's bytes, if it has one.
+
+    Raises ``UpstreamError`` when the reply is an error in disguise (OpenRouter answers 200 with an error body) and
+    ``MalformedReply`` when it is not what the endpoint promises (R66).
+    """
+    scan = ReplyScan()
+    found = scan.scan(body)
+    if found & R_INVALID:
+        raise MalformedReply(f"the provider {provider!r} sent a reply that is not JSON")
+    wanted = R_DATA if endpoint is Endpoint.EMBEDDINGS else R_CHOICES
+    if found & R_ERROR and (not found & wanted or (wanted == R_CHOICES and not found & R_CONTENT)):
+        raise read_error_in_200(body, provider=provider)
+    if not found & wanted:
+        missing = "data" if wanted == R_DATA else "choices"
+        raise MalformedReply(f"the provider {provider!r} sent a reply without {missing!r}")
+    return body[scan.usage_start : scan.usage_end] if found & R_USAGE else None

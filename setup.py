@@ -2,23 +2,29 @@
 
 Owns the extension list and the compiler flags, nothing else (metadata: pyproject.toml).
 
-* Cythonize runs inside ``build_ext``, never at import: otherwise ``sdist`` would record the generated
-  ``.c`` files in place of the ``.pyx`` sources (setuptools rewrites ``Extension.sources``).
-* ``SLIPSTREAM_DEBUG=1`` makes the debug build: bounds checks and invariants on, ``-O1``.
-* ``-O3`` without ``-ffast-math`` (it flips denormals for the whole interpreter) and without
-  ``-march=native`` (wheels must run elsewhere).
+* Cythonize runs inside ``build_extension``, on a copy of the source list: ``sdist`` asks ``build_ext`` for its sources
+  too and must see the ``.pyx``, not the generated ``.c``.
+* ``SLIPSTREAM_DEBUG=1`` makes the debug build: Cython's bounds checks on, ``-O1``, undefined behaviour aborts (UBSan:
+  the cores work on raw pointers, which Cython does not check). A ``# cython:`` comment in a ``.pyx`` would win over
+  ``DIRECTIVES``: no file may set there what is set here (tests/packaging keeps watch).
+* ``-O3`` without ``-ffast-math`` (it flips denormals for the whole interpreter) and without ``-march=native`` (wheels
+  must run elsewhere).
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
+from Cython import __version__ as cython_version
+from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext as _build_ext
 
 DEBUG = os.environ.get("SLIPSTREAM_DEBUG") == "1"
 FAST = Path("slipstream/_fast")
+BUILD = Path("build")  # generated C goes here, never beside the sources
 
 DIRECTIVES = {
     "language_level": "3",
@@ -30,37 +36,42 @@ DIRECTIVES = {
     "embedsignature": False,
     "freethreading_compatible": True,
 }
+WARNINGS = ["-std=c11", "-Wall", "-Wno-unused-function"]
+RELEASE_FLAGS = ["-O3", "-g0", "-fno-plt"]
+SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
+DEBUG_FLAGS = ["-O1", "-g", "-UNDEBUG", *SANITIZE]
 
 
 class build_ext(_build_ext):
-    """``build_ext`` that cythonizes first, in the build directory."""
+    """``build_ext`` that cythonizes what it is about to compile."""
 
-    def finalize_options(self) -> None:
-        from Cython.Build import cythonize
+    def run(self) -> None:
+        # Time stamps tell of a changed .pyx or .pxd, not of another kind of build: then everything is made anew.
+        kind = f"{DIRECTIVES} {cython_version}"
+        stamp = BUILD / f"kind-{sys.implementation.cache_tag}"
+        self.force = self.force or not stamp.exists() or stamp.read_text() != kind
+        stamp.unlink(missing_ok=True)  # a build that fails half-way leaves none
+        super().run()
+        BUILD.mkdir(exist_ok=True)
+        stamp.write_text(kind)
 
-        self.distribution.ext_modules = cythonize(
-            self.distribution.ext_modules,
-            compiler_directives=DIRECTIVES,
-            compile_time_env=None,
-            build_dir="build/cython",
-            quiet=True,
-            force=DEBUG,
-        )
-        super().finalize_options()
+    def build_extension(self, ext: Extension) -> None:
+        ext.sources = cythonize(
+            [ext], compiler_directives=DIRECTIVES, build_dir=str(BUILD / "cython"), force=self.force, quiet=True
+        )[0].sources
+        super().build_extension(ext)
 
 
-def extensions() -> list[Extension]:
-    flags = ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-fno-plt"]
-    macros = [("SLIPSTREAM_DEBUG", "1")] if DEBUG else []
-    return [
+setup(
+    ext_modules=[
         Extension(
             f"slipstream._fast.{pyx.stem}",
             [pyx.as_posix()],
-            extra_compile_args=[*flags, "-std=c11", "-Wall", "-Wno-unused-function"],
-            define_macros=macros,
+            extra_compile_args=[*(DEBUG_FLAGS if DEBUG else RELEASE_FLAGS), *WARNINGS],
+            extra_link_args=SANITIZE if DEBUG else [],
+            define_macros=[("SLIPSTREAM_DEBUG", "1")] if DEBUG else [],
         )
         for pyx in sorted(FAST.glob("*.pyx"))
-    ]
-
-
-setup(ext_modules=extensions(), cmdclass={"build_ext": build_ext})
+    ],
+    cmdclass={"build_ext": build_ext},
+)

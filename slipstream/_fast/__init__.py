@@ -13,6 +13,17 @@ from ._errors import JsonError, SseLimitError
 
 if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
     try:
+        from .head import (
+            H_ACCEPT,
+            H_API_KEY,
+            H_AUTHORIZATION,
+            H_CONTENT_ENCODING,
+            H_CONTENT_TYPE,
+            H_ORIGIN,
+            H_REQUEST_ID,
+            H_TIMEOUT,
+            RequestHead,
+        )
         from .http1 import RequestGuard
         from .jsonreply import (
             R_CHOICES,
@@ -47,6 +58,14 @@ if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
             decode_string,
             scan_request,
         )
+        from .response import (
+            E_BODY,
+            E_DONE,
+            E_ERROR,
+            E_EXTRA,
+            E_HEAD,
+            ResponseReader,
+        )
         from .sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_MULTI, F_RETRY, F_STRAY, SseFramer
 
         COMPILED = True
@@ -56,6 +75,17 @@ else:
     COMPILED = False
 
 if not COMPILED and not TYPE_CHECKING:
+    from ._pure.head import (
+        H_ACCEPT,
+        H_API_KEY,
+        H_AUTHORIZATION,
+        H_CONTENT_ENCODING,
+        H_CONTENT_TYPE,
+        H_ORIGIN,
+        H_REQUEST_ID,
+        H_TIMEOUT,
+        RequestHead,
+    )
     from ._pure.http1 import RequestGuard
     from ._pure.jsonreply import (
         R_CHOICES,
@@ -90,12 +120,25 @@ if not COMPILED and not TYPE_CHECKING:
         decode_string,
         scan_request,
     )
+    from ._pure.response import (
+        E_BODY,
+        E_DONE,
+        E_ERROR,
+        E_EXTRA,
+        E_HEAD,
+        ResponseReader,
+    )
     from ._pure.sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_MULTI, F_RETRY, F_STRAY, SseFramer
 
 __all__ = [
     "ABSENT",
     "ARRAY",
     "COMPILED",
+    "E_BODY",
+    "E_DONE",
+    "E_ERROR",
+    "E_EXTRA",
+    "E_HEAD",
     "FALSE",
     "F_COMMENT",
     "F_DATA",
@@ -105,6 +148,15 @@ __all__ = [
     "F_MULTI",
     "F_RETRY",
     "F_STRAY",
+    "H_ACCEPT",
+    "H_API_KEY",
+    "H_AUTHORIZATION",
+    "H_CONTENT_ENCODING",
+    "H_CONTENT_TYPE",
+    "H_ORIGIN",
+    "H_REQUEST_ID",
+    "H_TIMEOUT",
+    "JsonError",
     "KEYS",
     "K_INPUT",
     "K_MAX_COMPLETION_TOKENS",
@@ -125,14 +177,15 @@ __all__ = [
     "R_INVALID",
     "R_ROLE",
     "R_USAGE",
-    "STRING",
-    "TRUE",
-    "JsonError",
     "ReplyScan",
     "RequestGuard",
+    "RequestHead",
     "RequestScan",
+    "ResponseReader",
+    "STRING",
     "SseFramer",
     "SseLimitError",
+    "TRUE",
     "decode_string",
     "scan_request",
 ]

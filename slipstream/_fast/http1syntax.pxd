@@ -5,13 +5,16 @@ A header (inline functions, no module). Every function is pure: it looks at ``n`
 them, and says yes or no. Control characters other than HTAB have been refused before any of them is called.
 """
 from libc.stdint cimport uint8_t
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, strlen
 
 cdef extern from *:
     """
     static unsigned char slip_http_kind[256];
+    static const char *slip_http_methods[64], *slip_http_trailers[64];  /* each ends with NULL */
     """
     uint8_t KIND "slip_http_kind"[256]
+    const char* METHOD_NAMES "slip_http_methods"[64]
+    const char* TRAILER_NAMES "slip_http_trailers"[64]
 
 cdef enum:  # bits of KIND
     IS_TOKEN = 1
@@ -24,9 +27,14 @@ cdef enum:  # bits of KIND
 cdef enum:  # fields that may come once (SINGLE in the specification), then those that only need a look
     F_OTHER, F_HOST, F_LENGTH, F_TE, F_EXPECT, F_SINGLE = 5, F_CONNECTION = 20, F_UPGRADE = 21
 
-cdef inline int fill_kinds() except -1:
-    """Called once, when the module is loaded."""
+cdef inline int fill_tables(list methods, list trailers) except -1:
+    """Called once, when the module is loaded; the caller keeps the strings alive."""
     cdef int c
+    assert len(methods) < 64 and len(trailers) < 64
+    for c in range(len(methods)):
+        METHOD_NAMES[c] = <const char*>(<bytes>methods[c])
+    for c in range(len(trailers)):
+        TRAILER_NAMES[c] = <const char*>(<bytes>trailers[c])
     alnum = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     host = alnum + b"-._~!$&'()*+;="  # RFC 3986 reg-name, less the comma: it separates hosts
     path = host + b",:@/"
@@ -48,6 +56,24 @@ cdef inline bint same(const uint8_t* p, Py_ssize_t n, const char* lower) noexcep
         if (p[i] | 0x20) != <uint8_t>lower[i]:
             return False
     return True
+
+
+cdef inline bint known_method(const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    cdef int i = 0
+    while METHOD_NAMES[i] != NULL:
+        if <Py_ssize_t>strlen(METHOD_NAMES[i]) == n and not memcmp(METHOD_NAMES[i], p, n):
+            return True
+        i += 1
+    return False
+
+
+cdef inline bint forbidden_trailer(const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    cdef int i = 0
+    while TRAILER_NAMES[i] != NULL:
+        if <Py_ssize_t>strlen(TRAILER_NAMES[i]) == n and same(p, n, TRAILER_NAMES[i]):
+            return True
+        i += 1
+    return False
 
 
 cdef inline bint has_ctl(const uint8_t* p, Py_ssize_t n) noexcept nogil:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .rules import nearest
 from .snapshot import ProviderType
-from .walk import Path, Walk, nearest, quote
+from .walk import Path, Walk, quote
 
 Tree = dict[str, Any]
 

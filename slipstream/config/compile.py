@@ -19,7 +19,6 @@ from ..types import Secret
 from . import rules
 from .schema import LOG_LEVELS, MAX_PORT, MAX_WORKERS, POLICIES, ConfigFile, CorsFile, ProviderFile, ServerFile
 from .snapshot import Cors, Price, ProviderSpec, ProviderType, RoutingSpec, ServerSpec, Snapshot, Timeouts
-from .walk import nearest
 
 LOOPBACK = "127.0.0.1"
 ANY = "0.0.0.0"
@@ -56,7 +55,7 @@ def override_problems(overrides: Overrides) -> list[str]:
     if overrides.workers is not None and not 1 <= overrides.workers <= MAX_WORKERS:
         problems.append(f"--workers: is out of range; it must be between 1 and {MAX_WORKERS}")
     if overrides.log_level is not None and overrides.log_level not in LOG_LEVELS:
-        problems.append(f"--log-level: is not known{nearest(overrides.log_level, list(LOG_LEVELS))}")
+        problems.append(f"--log-level: is not known{rules.nearest(overrides.log_level, list(LOG_LEVELS))}")
     return problems
 
 
@@ -124,7 +123,7 @@ def _server(server: ServerFile, folder: Path, overrides: Overrides, ambient: Amb
         workers=overrides.workers or server.workers,
         master_api_key=server.master_api_key,
         max_body_bytes=server.max_body_bytes,
-        cors=_cors(server.cors),
+        cors=_cors(server.cors, has_key),
         log_level=overrides.log_level or server.log_level,
         access_log=server.access_log,
         state_dir=str(folder / server.state_dir) if server.state_dir is not None else None,
@@ -132,7 +131,10 @@ def _server(server: ServerFile, folder: Path, overrides: Overrides, ambient: Amb
     )
 
 
-def _cors(cors: bool | CorsFile) -> Cors:
+def _cors(cors: bool | CorsFile | None, has_key: bool) -> Cors:
+    """Without a key, any page that a browser on this machine opens could spend through an open CORS."""
+    if cors is None:
+        cors = has_key
     if isinstance(cors, bool):
         return Cors() if cors else Cors(origins=())
     return Cors(tuple(dict.fromkeys(cors.origins)), cors.max_age_s)

@@ -15,7 +15,7 @@ from ..types import Secret
 from . import rules
 from .compile import DEFAULT_PORT, LOOPBACK, Overrides, override_problems
 from .schema import MAX_TIMEOUT_S, ConfigFile, MockFile, ProviderFile, ServerFile
-from .snapshot import Price, ProviderSpec, ProviderType, RoutingSpec, ServerSpec, Snapshot
+from .snapshot import Cors, Price, ProviderSpec, ProviderType, RoutingSpec, ServerSpec, Snapshot
 
 # What OpenAI's models are called: without these, OPENAI_API_KEY alone would serve one model only.
 OPENAI_FAMILIES = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "text-embedding-*")
@@ -131,6 +131,7 @@ def demo_snapshot(overrides: Overrides) -> Snapshot:
             port=DEFAULT_PORT if overrides.port is None else overrides.port,
             workers=overrides.workers or 1,
             log_level=overrides.log_level or "info",
+            cors=Cors(origins=()),
         ),
         routing=RoutingSpec(),
         providers=(

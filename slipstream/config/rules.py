@@ -129,3 +129,11 @@ def region(value: str) -> str | None:
 def path(value: str) -> str | None:
     """A file or directory name."""
     return "contains NUL or a line break" if re.search(r"[\x00\r\n]", value) else None
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``, did you mean 'x'?`` or the list of what there is."""
+    import difflib
+
+    close = difflib.get_close_matches(word[:64].lower(), known, 1, 0.6)
+    return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"

@@ -144,7 +144,10 @@ class ServerFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         Secret | None, _doc("What clients must send; write ${NAME} and keep it out of the file.", rules.header_value)
     ] = None
     workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS, description="Processes.")] = 1
-    cors: Annotated[bool | CorsFile, _doc("true: any origin, false: off, or the details.")] = True
+    cors: Annotated[
+        bool | CorsFile | None,
+        _doc("true: any origin, false: off, or the details. Not written: any origin if there is a key, else off."),
+    ] = None
     max_body_bytes: Annotated[
         int, Meta(ge=1024, le=MAX_BODY_BYTES, description="The largest request body, decompressed.")
     ] = 64 * 1024 * 1024

@@ -20,6 +20,7 @@ import msgspec.inspect as mi
 
 from ..types import Secret
 from .expand import expand, has_reference, is_whole
+from .rules import nearest
 from .yamlnodes import Mapping, Node, Scalar, Sequence
 
 Path = tuple[str | int, ...]
@@ -34,14 +35,6 @@ _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 _HIDDEN = "<key>"
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """``, did you mean 'x'?`` or the list of what there is."""
-    import difflib
-
-    close = difflib.get_close_matches(word[:64].lower(), known, 1, 0.6)
-    return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
 
 
 def quote(text: str) -> str:

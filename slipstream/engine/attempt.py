@@ -63,19 +63,16 @@ async def attempt(
                 ctx.upstream_s += waited
             ctx.header_s = waited
             if not 200 <= reply.status < 300:
-                raise await _refused(runtime, reply, dog, timeouts.idle_s, target)
+                raise await _refused(runtime, ctx, reply, dog, timeouts.idle_s, target)
             if call.stream:
                 await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, target)
             else:
-                before = runtime.clock()
-                usage = await relay_whole(
-                    ctx, exchange, reply, dog, timeouts.idle_s, _headers(JSON_HEADERS, ctx, target)
-                )
-                ctx.upstream_s += runtime.clock() - before
+                head = _headers(JSON_HEADERS, ctx, target)
+                usage = await relay_whole(ctx, exchange, reply, dog, timeouts.idle_s, head, runtime.clock)
                 if usage is not None:
                     ctx.usage = read_openai_usage(usage) or ctx.usage
         if call.stream:
-            await drain(reply)
+            await drain(ctx, reply, runtime.clock)
     finally:
         if reply is not None:
             reply.close()
@@ -111,10 +108,10 @@ def prompt_bytes(call: Call) -> int:
 
 
 async def _refused(
-    runtime: Runtime, reply: UpstreamReply, dog: Watchdog, idle_s: float, target: Target
+    runtime: Runtime, ctx: RequestContext, reply: UpstreamReply, dog: Watchdog, idle_s: float, target: Target
 ) -> UpstreamError:
     try:
-        body = await read_whole(reply, dog, idle_s, MAX_ERROR_BYTES)
+        body = await read_whole(ctx, reply, dog, idle_s, MAX_ERROR_BYTES, runtime.clock)
     except UpstreamError:
         body = b""  # the status says enough
     wait = retry_after_s(reply.headers, runtime.wall())

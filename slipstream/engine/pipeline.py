@@ -59,6 +59,8 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
     last: UpstreamError | None = None
     for target, model in candidates(runtime, active, ctx, call):
         if last is not None:
+            if runtime.clock() - ctx.t_start >= target.provider.timeouts.total_s:
+                continue  # the time is up: nobody else is asked, nor blamed for it (Q18)
             runtime.metrics.failovers += 1
         try:
             await attempt(runtime, active, ctx, exchange, call, target, model)
@@ -96,16 +98,20 @@ def candidates(runtime: Runtime, active: Active, ctx: RequestContext, call: Call
             param="model",
             code="model_not_found",
         )
-    tried: set[int] = set()
+    asked: set[tuple[int, str]] = set()
+    """Rows and the model each was asked for: one row may stand for all models of a provider."""
     resting = active.cooldowns.resting
     for model in (call.model, *routing.fallbacks.get(call.model, ())):
         pool = routes.find(model)
-        for _ in range(1 + routing.retries if pool is not None else 0):
-            assert pool is not None
+        if pool is None:
+            continue
+        tried = {t.row for t in pool.targets if (t.row, t.upstream_model or model) in asked} if asked else set()
+        for _ in range(1 + routing.retries):
             target = pool.choose(tried, resting, runtime.clock())
             if target is None:
                 break
             tried.add(target.row)
+            asked.add((target.row, target.upstream_model or model))
             yield target, target.upstream_model or model
 
 

@@ -25,11 +25,23 @@ DRAIN_S = 0.05
 """After ``[DONE]`` the end of the body is waited for this long, so that the connection can be used again."""
 
 
-async def read_whole(reply: UpstreamReply, dog: Watchdog, idle_s: float, limit: int) -> bytes:
+async def next_chunk(ctx: RequestContext, reply: UpstreamReply, clock: Clock) -> bytes:
+    """The next piece of the body. The wait is the upstream's time, also when it ends in a failure (R38)."""
+    before = clock()
+    try:
+        return await reply.chunk()
+    finally:
+        ctx.upstream_s += clock() - before
+
+
+async def read_whole(
+    ctx: RequestContext, reply: UpstreamReply, dog: Watchdog, idle_s: float, limit: int, clock: Clock
+) -> bytes:
     """The whole body. Raises ``MalformedReply`` beyond ``limit`` bytes, ``TransportError`` if it is cut."""
+    dog.arm("idle", idle_s)  # the header block is here: what was waited for before it is over
     parts: list[bytes] = []
     size = 0
-    while part := await reply.chunk():
+    while part := await next_chunk(ctx, reply, clock):
         dog.arm("idle", idle_s)
         size += len(part)
         if size > limit:
@@ -39,10 +51,16 @@ async def read_whole(reply: UpstreamReply, dog: Watchdog, idle_s: float, limit: 
 
 
 async def relay_whole(
-    ctx: RequestContext, exchange: Exchange, reply: UpstreamReply, dog: Watchdog, idle_s: float, headers: dict[str, str]
+    ctx: RequestContext,
+    exchange: Exchange,
+    reply: UpstreamReply,
+    dog: Watchdog,
+    idle_s: float,
+    headers: dict[str, str],
+    clock: Clock,
 ) -> bytes | None:
     """Pass on a whole reply; returns the bytes of its usage object."""
-    body = await read_whole(reply, dog, idle_s, MAX_REPLY_BYTES)
+    body = await read_whole(ctx, reply, dog, idle_s, MAX_REPLY_BYTES, clock)
     assert ctx.target is not None
     usage = check_reply(ctx.endpoint, body, provider=ctx.target.provider.name)
     exchange.reply(200, headers, body)
@@ -65,12 +83,14 @@ async def relay_stream(
     first = True
     while not tap.done:
         before = clock()
-        chunk = await reply.chunk()
-        ctx.upstream_s += clock() - before
+        try:  # next_chunk() without its coroutine: this is the hot loop
+            chunk = await reply.chunk()
+        finally:
+            ctx.upstream_s += clock() - before
         if first and chunk.strip():
             first = False
             if chunk.lstrip()[:1] in (b"{", b"["):
-                rest = await read_whole(reply, dog, idle_s, MAX_REPLY_BYTES)
+                rest = await read_whole(ctx, reply, dog, idle_s, MAX_REPLY_BYTES, clock)
                 raise _not_a_stream(ctx, chunk + rest)
         out = tap.feed(chunk) if chunk else tap.end()
         if exchange.started:
@@ -94,13 +114,14 @@ async def relay_stream(
     await exchange.end()
 
 
-async def drain(reply: UpstreamReply) -> None:
-    """Read to the end of the body, briefly. The client has its answer already: nothing here may fail the request."""
+async def drain(ctx: RequestContext, reply: UpstreamReply, clock: Clock) -> None:
+    """Read to the end of the body, briefly. The client has its answer already: nothing here may fail the request, not
+    even that it leaves now, as most clients do after ``[DONE]``: the cancellation ends the draining and no more."""
     try:
         async with asyncio.timeout(DRAIN_S):
-            while await reply.chunk():
+            while await next_chunk(ctx, reply, clock):
                 pass
-    except (UpstreamError, TimeoutError):
+    except (UpstreamError, TimeoutError, asyncio.CancelledError):
         pass
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -25,6 +26,9 @@ KEEPALIVE_S = 15.0
 """Idle connections are dropped below any provider's own limit (R39, Q20)."""
 READ_BUFFER_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
+LARGE_BODY_BYTES = 1024 * 1024
+"""Larger bodies are written in pieces, with turns of the loop between them (R23); aiohttp warns of them otherwise."""
+PIECE_BYTES = 256 * 1024
 _SKIP_AUTO = frozenset({"User-Agent", "Accept-Encoding", "Accept", "Content-Type"})
 
 
@@ -97,7 +101,7 @@ class AiohttpTransport:
             response = await self._session.request(
                 method,
                 target,
-                data=body,
+                data=_Large(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
                 headers=headers,
                 allow_redirects=False,
                 proxy=proxy,
@@ -131,6 +135,26 @@ class AiohttpTransport:
             context.trace_request_ctx.reused = True
 
 
+class _Large(aiohttp.Payload):
+    """A large body in pieces, without copying it (``io.BytesIO``, which aiohttp suggests, makes one)."""
+
+    _value: bytes
+    _autoclose = True
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value, content_type="application/json")
+        self._size = len(value)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        view = memoryview(self._value)
+        for start in range(0, len(view), PIECE_BYTES):
+            await writer.write(view[start : start + PIECE_BYTES])
+            await asyncio.sleep(0)
+
+
 class _Reply:
     """``UpstreamReply`` over ``aiohttp.ClientResponse``."""
 
@@ -143,19 +167,6 @@ class _Reply:
     @property
     def headers(self) -> Mapping[str, str]:
         return self._response.headers
-
-    async def read(self, limit: int) -> bytes:
-        size = self._response.content_length
-        if size is not None and size > limit:
-            raise MalformedReply("the provider's answer is larger than the limit")
-        parts: list[bytes] = []
-        total = 0
-        while part := await self.chunk():
-            total += len(part)
-            if total > limit:
-                raise MalformedReply("the provider's answer is larger than the limit")
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def chunk(self) -> bytes:
         try:

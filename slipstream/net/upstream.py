@@ -35,9 +35,6 @@ class UpstreamReply(Protocol):
     def headers(self) -> Mapping[str, str]:
         """Header fields, case-insensitive."""
 
-    async def read(self, limit: int) -> bytes:
-        """The whole body. Raises ``TransportError`` if it is cut, ``MalformedReply`` beyond ``limit`` bytes."""
-
     async def chunk(self) -> bytes:
         """The next piece of the body, ``b""`` at its clean end. Raises ``TransportError`` if it is cut."""
 

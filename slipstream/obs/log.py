@@ -1,25 +1,32 @@
 """Logging: one JSON object a line on standard error, nothing else (R45: never on the request's way).
 
 Loggers are children of ``slipstream``. Fields are passed as ``extra={"fields": {...}}``. Values are shortened and
-control bytes escaped (JSON does that), so a client cannot forge a line (Q40). Malformed requests are rate-limited
+control characters escaped, so a client cannot forge a line (Q40). Malformed requests are rate-limited
 (Q32).
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..wire.codec import dumps
 
 MAX_VALUE_CHARS = 400
+MAX_TRACEBACK_CHARS = 16_000
 LEVELS = ("debug", "info", "warning", "error")
 
 
+# DEL, C1 controls, line separators and direction marks: JSON allows them raw, terminals and line readers obey them.
+_CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
 class JsonFormatter(logging.Formatter):
-    """``{"ts", "level", "logger", "msg", ...fields}``; ``redact`` is applied to every text."""
+    """``{"ts", "level", "logger", "msg", ...fields}``; ``redact`` is applied to every text. Never raises for a value:
+    ``logging`` would print the record raw."""
 
     def __init__(self, redact: Callable[[str], str] | None = None) -> None:
         super().__init__()
@@ -30,14 +37,30 @@ class JsonFormatter(logging.Formatter):
             "ts": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "msg": self.redact(record.getMessage())[: 4 * MAX_VALUE_CHARS],
+            "msg": self._text(record.getMessage(), 4 * MAX_VALUE_CHARS),
         }
-        for key, value in getattr(record, "fields", {}).items():
-            line[key] = self.redact(value)[:MAX_VALUE_CHARS] if isinstance(value, str) else value
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
-            line["traceback"] = self.redact(self.formatException(record.exc_info))
-        return dumps(line).decode()
+            line["traceback"] = self._text(self.formatException(record.exc_info), MAX_TRACEBACK_CHARS)
+        for key, value in getattr(record, "fields", {}).items():
+            line.setdefault(key, self._value(value))
+        return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", dumps(line).decode())
+
+    def _text(self, text: str, limit: int = MAX_VALUE_CHARS) -> str:
+        """Redacted first, then cut: a secret at the cut must not lose the part it is known by."""
+        return self.redact(text)[:limit].encode("utf-8", "backslashreplace").decode()
+
+    def _value(self, value: object) -> object:
+        """A form of ``value`` that JSON has."""
+        if value is None or isinstance(value, bool | float):
+            return value
+        if isinstance(value, int):
+            return value if value.bit_length() < 64 else str(value)
+        if isinstance(value, Mapping):
+            return {self._text(str(key)): self._value(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self._value(inner) for inner in value]
+        return self._text(str(value))
 
 
 def setup(level: str, redact: Callable[[str], str] | None = None) -> None:

@@ -54,8 +54,12 @@ class Cooldowns:
             return
         count = self._failures.get(row, 0)
         self._failures[row] = count + 1
-        rest = min(MAX_S, BASE_S * 2 ** min(count, 10)) if retry_after_s is None else retry_after_s
-        self._until[row] = now + rest
+        if retry_after_s is not None:  # the latest word of the provider counts (R53)
+            self._until[row] = now + retry_after_s
+            return
+        # of a request that was under way already: it does not shorten what the provider asked for (S-25)
+        until = now + min(MAX_S, BASE_S * 2 ** min(count, 10))
+        self._until[row] = max(until, self._until.get(row, until))
 
     def failures_in_a_row(self, row: int) -> int:
         return self._failures.get(row, 0)

@@ -54,7 +54,10 @@ class Watchdog:
         self._limit_s = seconds
         self._at = self._loop.time() + seconds
         handle = self._handle
-        if handle is not None and handle.when() > self._at:
+        if handle is None:  # there is no total, or this is not entered, or a limit has passed already
+            if self._task is not None and not self._fired:
+                self._set(self._at)
+        elif handle.when() > self._at:
             handle.cancel()
             self._set(self._at)
 

@@ -58,7 +58,7 @@ class Pool:
 class RouteTable:
     """All routes of one snapshot."""
 
-    __slots__ = ("_remembered", "_rows", "_snapshot", "_static", "targets")
+    __slots__ = ("_by_name", "_remembered", "_rows", "_snapshot", "_static", "targets")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -66,6 +66,7 @@ class RouteTable:
         self._remembered: dict[tuple[Target, ...], Pool] = {}
         self.targets: list[Target] = []
         self._static: dict[str, Pool] = {}
+        self._by_name: dict[str, Pool] = {}
         for model in snapshot.known_models():
             pool = self._build(model)
             if pool is not None:
@@ -82,7 +83,14 @@ class RouteTable:
 
     def find(self, model: str) -> Pool | None:
         """The pool for ``model``, or ``None`` if nobody serves it."""
-        return self._static.get(model) or self._build(model)
+        return self._static.get(model) or self._by_name.get(model) or self._find(model)
+
+    def _find(self, model: str) -> Pool | None:
+        """For a name that nobody wrote down. The first few are remembered: traffic is mostly a handful of models."""
+        pool = self._build(model)
+        if pool is not None and len(self._by_name) < MAX_REMEMBERED:
+            self._by_name[model] = pool
+        return pool
 
     def _build(self, model: str) -> Pool | None:
         targets = tuple(

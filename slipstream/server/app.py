@@ -6,10 +6,12 @@ straight to ``engine.pipeline.serve``.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -29,10 +31,11 @@ from .exchange import AiohttpExchange
 from .models import ModelList
 
 log = logging.getLogger("slipstream.server")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TOKENS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
 _EXPOSED = "X-Request-ID, Retry-After, x-slipstream-provider, x-slipstream-attempts"
-_JSON_TYPES = ("application/json", "text/json")
+SHORT_BODY_BYTES = 64 * 1024
+_JSON_TYPES = (b"application/json", b"text/json")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -67,13 +70,16 @@ class App:
             endpoint = self._data.get(request.rel_url.raw_path)
             if endpoint is not None and request.method == "POST":
                 return await self._serve(request, endpoint)
-            return await self._page(request)
+            response = await self._page(request)
         except GatewayError as error:
-            return error_response(error)
+            response = error_response(error)
+        await _discard_body(request)
+        return response
 
     async def _serve(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
         key_name = self.auth.check(request.headers)
-        _check_media_type(request.headers.get("Content-Type"))
+        media_type = request.headers.get("Content-Type")
+        check_media_type(None if media_type is None else media_type.encode("latin-1", "replace"))
         exchange = AiohttpExchange(request, request_id(request), self.runtime.active.snapshot.server.max_body_bytes)
         try:
             await serve(self.runtime, exchange, endpoint, key_name)
@@ -153,25 +159,11 @@ class App:
             headers["Connection"] = "close"
         origin = request.headers.get("Origin")
         if origin is not None:
-            self._cors(self.runtime.active.snapshot.server.cors, origin, request, headers)
-
-    def _cors(self, cors: Cors, origin: str, request: web.BaseRequest, headers: MutableMapping[str, str]) -> None:
-        if "*" in cors.origins:
-            headers["Access-Control-Allow-Origin"] = "*"
-        elif origin in cors.origins:
-            headers["Access-Control-Allow-Origin"] = origin
-            headers["Vary"] = "Origin"
-        else:
-            return
-        if request.method != "OPTIONS":
-            headers["Access-Control-Expose-Headers"] = _EXPOSED
-            return
-        wanted = request.headers.get("Access-Control-Request-Headers", "")
-        headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
-        headers["Access-Control-Allow-Headers"] = (
-            wanted if wanted and _TOKENS.fullmatch(wanted) else "Authorization, Content-Type, X-API-Key, X-Request-ID"
-        )
-        headers["Access-Control-Max-Age"] = str(cors.max_age_s)
+            cors = self.runtime.active.snapshot.server.cors
+            if request.method == "OPTIONS":
+                headers.update(preflight_headers(cors, origin, request.headers.get("Access-Control-Request-Headers")))
+            else:
+                headers.update(cors_headers(cors, origin))
 
     # ------------------------------------------------------------------ malformed requests
     def bad_request(self, status: int, reason: str, peer: str) -> None:
@@ -185,18 +177,73 @@ class App:
             metrics.log_suppressed += 1
 
 
+async def _discard_body(request: web.BaseRequest) -> None:
+    """Take a short body off the connection before an answer that does not depend on it, so that no answer goes out for
+    a request that never becomes whole. A long one is answered at once: nobody uploads 50 MB to be told 401."""
+    size = request.content_length
+    if not request.body_exists or "Expect" in request.headers or (size is not None and size > SHORT_BODY_BYTES):
+        return
+    taken = 0
+    while taken <= SHORT_BODY_BYTES and (part := await request.content.readany()):
+        taken += len(part)
+
+
 def request_id(request: web.BaseRequest) -> str:
-    """The client's ``X-Request-ID`` if it is a short plain token, else a new one; the same for the whole request."""
+    """The id of a request, the same for its whole life."""
     known = request.get("request_id")
     if known is None:
         given = request.headers.get("X-Request-ID")
-        known = given if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()
+        known = choose_request_id(None if given is None else given.encode("latin-1", "replace"))
         request["request_id"] = known
     return str(known)
 
 
-def new_request_id() -> str:
-    return "req_" + secrets.token_hex(12)
+def choose_request_id(given: bytes | None) -> str:
+    """The client's ``X-Request-ID`` if it is a short plain token, else a new one: unique, not secret."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode("ascii")
+    return f"{_ids.prefix}{next(_ids.count):08x}"
+
+
+class _Ids:
+    """Request ids: a random prefix for each process and a counter."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.prefix = f"req_{secrets.token_hex(8)}"
+        self.count = itertools.count(1)
+
+
+_ids = _Ids()
+os.register_at_fork(after_in_child=_ids.renew)
+
+
+def cors_headers(cors: Cors, origin: str) -> dict[str, str]:
+    """What a browser needs to see before a page of ``origin`` may read the answer (Fetch, "CORS protocol")."""
+    if "*" in cors.origins:
+        return {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": _EXPOSED}
+    if origin in cors.origins:
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": _EXPOSED,
+            "Vary": "Origin",
+        }
+    return {}
+
+
+def preflight_headers(cors: Cors, origin: str, wanted: str | None) -> dict[str, str]:
+    """The answer to a preflight: methods, the fields that were asked for, and how long it holds."""
+    headers = cors_headers(cors, origin)
+    if headers:
+        del headers["Access-Control-Expose-Headers"]
+        headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
+        headers["Access-Control-Allow-Headers"] = (
+            wanted if wanted and _TOKENS.fullmatch(wanted) else "Authorization, Content-Type, X-API-Key, X-Request-ID"
+        )
+        headers["Access-Control-Max-Age"] = str(cors.max_age_s)
+    return headers
 
 
 def json_response(value: object) -> web.Response:
@@ -209,21 +256,29 @@ def error_response(error: GatewayError) -> web.Response:
     )
 
 
-def malformed_body(status: int, reason: str, _request_id: str) -> tuple[bytes, str]:
-    """The answer to bytes that are not a request we take (RFC 9112), in OpenAI's error form."""
-    kind = "server_error" if status >= 500 and status not in (501, 505) else "invalid_request_error"
-    error = ClientError(reason, status=status, type=kind, code="malformed_request" if status < 500 else None)
-    return dumps(error_object(error)), "application/json"
+def malformed(status: int, reason: str, max_body: int) -> GatewayError:
+    """What is wrong with bytes that are not a request we take (RFC 9112); 500 is a failure of our own. A body that is
+    too large is told how large it may be (R26)."""
+    if status == 500:
+        return GatewayError(reason)
+    if status == 413:
+        reason = f"The request body is larger than the limit of {max_body} bytes (server.max_body_bytes)."
+    return ClientError(reason, status=status, code="malformed_request")
 
 
-def _check_media_type(value: str | None) -> None:
+def malformed_body(status: int, reason: str, _request_id: str, *, max_body: int) -> tuple[bytes, str]:
+    """The reference listener's ``error_body``."""
+    return dumps(error_object(malformed(status, reason, max_body))), "application/json"
+
+
+def check_media_type(value: bytes | None) -> None:
     """Only JSON (or nothing said); anything else is refused, which also forces browsers to ask first (CORS
     preflight).
     """
-    if value is None:
+    if value is None or value == b"application/json":
         return
-    media = value.partition(";")[0].strip().lower()
-    if media in _JSON_TYPES or (media.startswith("application/") and media.endswith("+json")):
+    media = value.partition(b";")[0].strip().lower()
+    if media in _JSON_TYPES or (media.startswith(b"application/") and media.endswith(b"+json")):
         return
     raise ClientError(
         "The body must be JSON: send 'Content-Type: application/json'.", status=415, code="unsupported_media_type"

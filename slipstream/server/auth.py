@@ -26,9 +26,17 @@ class Authenticator:
 
     def check(self, headers: Mapping[str, str]) -> str:
         """The name under which the request is counted (contracts C: ``api_key_name``). Raises ``ClientError`` (401)."""
+        authorization, api_key = headers.get("Authorization"), headers.get("X-API-Key")
+        return self.check_bytes(
+            None if authorization is None else authorization.encode("utf-8", "surrogateescape"),
+            None if api_key is None else api_key.encode("utf-8", "surrogateescape"),
+        )
+
+    def check_bytes(self, authorization: bytes | None, api_key: bytes | None) -> str:
+        """The same for the values of the two fields as they came."""
         if self._digest is None:
             return ANYBODY
-        token = _token(headers)
+        token = api_key if authorization is None else _bearer(authorization)
         if token is not None and hmac.compare_digest(sha256(token).digest(), self._digest):
             return MASTER
         raise ClientError(
@@ -39,10 +47,7 @@ class Authenticator:
         )
 
 
-def _token(headers: Mapping[str, str]) -> bytes | None:
-    value = headers.get("Authorization")
-    if value is not None:
-        scheme, _, token = value.partition(" ")
-        return token.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else None
-    value = headers.get("X-API-Key")
-    return value.encode("utf-8", "surrogateescape") if value is not None else None
+def _bearer(value: bytes) -> bytes | None:
+    """The token of ``Authorization: Bearer`` (RFC 6750 2.1)."""
+    scheme, _, token = value.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else None

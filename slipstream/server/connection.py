@@ -21,15 +21,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
-from multidict import CIMultiDict, CIMultiDictProxy
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from .._fast import RequestGuard
-from ..errors import ClientError
+from .request import Fault, MalformedBody, Request
 
 if TYPE_CHECKING:
     from .listener import Listener
@@ -46,9 +43,6 @@ QUEUE_MAX = 16
 """Pipelined requests waiting behind the one in progress; more stay in the socket (reading is paused)."""
 READ_BUFFER = 256 * 1024
 """Bytes of a body that wait for the handler before reading is paused (twice this in aiohttp)."""
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-BAD = ERROR._replace(version=HttpVersion11, headers=CIMultiDictProxy(CIMultiDict()))
-"""What stands for the request in the answer to bytes that are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,92 +61,12 @@ class ListenerLimits:
     max_chunk_ext_bytes: int = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why the rest of a connection is not served. ``in_body``: the head of this request was good and is passed on."""
-
-    status: int
-    reason: str
-    in_body: bool
-
-
-class MalformedBody(ClientError):
-    """Reading the body failed: broken framing, too large, too slow. The listener answers, whatever the handler does."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.reason, status=fault.status, code="malformed_request")
-
-
-class Request(web.BaseRequest):
-    """aiohttp's request with lazy ``100 Continue``, our response headers and plain string keys.
-
-    ``request["request_id"]`` is set by whoever needs an id first.
-    """
-
-    ATTRS = web.BaseRequest.ATTRS | frozenset({"_wants_continue", "connection", "malformed", "started"})
-
-    def __init__(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        connection: Connection,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        # client_max_size=0: the guard has already refused what is too large.
-        super().__init__(message, payload, connection, writer, task, loop, client_max_size=0)
-        self.connection = connection
-        self.malformed = message is BAD
-        self.started = False
-        self._wants_continue = (
-            hdrs.EXPECT in message.headers and message.version == HttpVersion11 and not payload.is_eof()
-        )
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._state[key] = value
-
-    async def read(self) -> bytes:
-        self._continue()
-        return await super().read()
-
-    @property
-    def content(self) -> StreamReader:
-        self._continue()
-        return self._payload
-
-    @property
-    def unwanted_body(self) -> bool:
-        """The client waits for ``100 Continue`` and nobody asked for the body (RFC 9110 10.1.1)."""
-        return self._wants_continue
-
-    def _continue(self) -> None:
-        if self._wants_continue:
-            self._wants_continue = False
-            transport = self.connection.transport
-            if transport is not None and not self._payload.is_eof():
-                transport.write(CONTINUE)
-
-    async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        """The last touch to every response head, ours and the handler's (aiohttp calls it just before writing)."""
-        self.started = True
-        headers = response.headers
-        if self.connection.is_last(self):
-            headers[hdrs.CONNECTION] = "close"
-        decorate = self.connection.listener.decorate
-        if decorate is not None:
-            decorate(self, response)
-        headers.pop(hdrs.SERVER, None)
-        if headers.get(hdrs.CONNECTION, "").lower() == "close":
-            response.force_close()
-
-
 class Connection(RequestHandler):
     """aiohttp's connection, fed through the guard."""
 
     __slots__ = (
         "_body_bytes", "_body_since", "_delivered", "_fault", "_guard", "_head_since", "_last_byte", "_lingering",
-        "_payload", "_timer", "_timer_at", "listener",
+        "_payload", "_stopped", "_timer", "_timer_at", "listener",
     )  # fmt: skip
 
     def __init__(self, server: web.Server, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
@@ -190,6 +104,7 @@ class Connection(RequestHandler):
         self._timer_at = 0.0
         self._head_since = self._body_since = self._last_byte = loop.time()
         self._body_bytes = 0
+        self._stopped = False
 
     # ------------------------------------------------------------------ the socket's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -210,7 +125,7 @@ class Connection(RequestHandler):
             self._parse(data)
             self._deliver()
             return
-        if self._fault is not None or self._force_close:
+        if self._fault is not None or self._lingering is not None or self._force_close:
             return
         guard = self._guard
         idle, heads, messages = guard.idle, guard.heads, guard.messages
@@ -218,7 +133,7 @@ class Connection(RequestHandler):
         if passed:
             self._parse(passed)
         if guard.error_status:
-            self._refuse(Fault(guard.error_status, guard.error_reason, guard.error_in_body))
+            self.refuse(Fault(guard.error_status, guard.error_reason, guard.error_in_body))
         elif not guard.idle and not guard.done:
             now = self._last_byte = self._loop.time()
             if guard.in_head:
@@ -243,7 +158,7 @@ class Connection(RequestHandler):
             self._payload = self._messages[-1][1]
 
     # ------------------------------------------------------------------ malformed bytes
-    def _refuse(self, fault: Fault) -> None:
+    def refuse(self, fault: Fault) -> None:
         self._fault = fault
         self._report(fault)
         self._deliver()
@@ -307,7 +222,7 @@ class Connection(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         assert isinstance(request, Request)
         finished, lost = await super().finish_response(request, resp, start_time)
-        if request.malformed or self.fault_of(request) is not None:
+        if request.malformed or request.unwanted_body or self.fault_of(request) is not None:
             await self._linger()
         elif self.listener.closing:
             finished.force_close()
@@ -362,23 +277,29 @@ class Connection(RequestHandler):
             if guard.heads == 0:
                 self.force_close()  # a new connection that says nothing
             return  # else: aiohttp's keep-alive timer is in charge
-        if self._reading_paused or self._buffer_paused:
+        if self._stopped:
             self._forgive()
         deadline = self._deadline()
         if deadline > self._loop.time():
             self._arm(deadline)
         elif guard.in_body:
-            self._refuse(Fault(408, "the request body came too slowly", True))
+            self.refuse(Fault(408, "the request body came too slowly", True))
         else:
-            self._refuse(Fault(408, "the request head came too slowly", False))
+            self.refuse(Fault(408, "the request head came too slowly", False))
 
     def _forgive(self) -> None:
         """We stopped reading, so the client could not be faster."""
         self._head_since = self._body_since = self._last_byte = self._loop.time()
         self._body_bytes = 0
 
+    def _pause_transport_reading(self) -> None:
+        self._stopped = True
+        super()._pause_transport_reading()
+
     def _resume_transport_reading(self) -> None:
-        self._forgive()
+        if self._stopped:  # aiohttp also resumes what was never paused
+            self._stopped = False
+            self._forgive()
         super()._resume_transport_reading()
 
     def _process_keepalive(self) -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
-from typing import Any
 
 from aiohttp import web
 
 from ..engine.exchange import ClientGone
-from ..errors import ClientError
-
-INFLATE_RATIO = 100
-"""A body that unpacks to more than this many times its size is an attack once it is above ``INFLATE_FREE`` (Q31)."""
-INFLATE_FREE = 1024 * 1024
+from .inflate import inflate
 
 
 class AiohttpExchange:
@@ -30,7 +24,11 @@ class AiohttpExchange:
         self.started = False
 
     async def body(self) -> bytes:
-        raw = await self._request.read()
+        content = self._request.content
+        parts: list[bytes] = []
+        while part := await content.readany():
+            parts.append(part)
+        raw = parts[0] if len(parts) == 1 else b"".join(parts)  # BaseRequest.read() copies it twice
         encoding = self._request.headers.get("Content-Encoding")
         return raw if encoding is None else inflate(raw, encoding, self._max_body)
 
@@ -59,55 +57,3 @@ class AiohttpExchange:
             await self._stream.write_eof()
         except ConnectionError:
             raise ClientGone from None
-
-
-def inflate(raw: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a request's ``Content-Encoding`` (RFC 9110 8.4), never holding more than ``limit`` bytes (R27, R28).
-
-    Raises ``ClientError``: 415 for a coding we cannot undo, 400 for broken data, 413 beyond the limit or the ratio.
-    """
-    for coding in reversed([c.strip().lower() for c in encoding.split(",")]):
-        if coding in ("identity", ""):
-            continue
-        allowed = min(limit, max(INFLATE_FREE, len(raw) * INFLATE_RATIO))
-        try:
-            raw = _decoder(coding)(raw, allowed)
-        except ClientError:
-            raise
-        except Exception:
-            raise ClientError(f"The body is not valid {coding} data.", code="invalid_content_encoding") from None
-    return raw
-
-
-def _decoder(coding: str) -> Any:
-    if coding in ("gzip", "x-gzip"):
-        return lambda raw, limit: _zlib(raw, limit, zlib.MAX_WBITS | 16)
-    if coding == "deflate":
-        return lambda raw, limit: _zlib(raw, limit, zlib.MAX_WBITS)
-    if coding == "zstd":
-        try:
-            from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
-        except ImportError:
-            pass
-        else:
-            return lambda raw, limit: _bounded(zstd.ZstdDecompressor().decompress(raw, limit + 1), limit)
-    raise ClientError(
-        f"Content-Encoding {coding[:20]!r} is not supported; send gzip, deflate or identity.",
-        status=415,
-        code="unsupported_content_encoding",
-    )
-
-
-def _zlib(raw: bytes, limit: int, wbits: int) -> bytes:
-    decoder = zlib.decompressobj(wbits)
-    out = decoder.decompress(raw, limit + 1)
-    _bounded(out, limit)
-    if not decoder.eof or decoder.unused_data:
-        raise ValueError("truncated, or data after the end")
-    return out
-
-
-def _bounded(out: bytes, limit: int) -> bytes:
-    if len(out) > limit:
-        raise ClientError(f"The decompressed body is larger than {limit} bytes.", status=413, code="request_too_large")
-    return out

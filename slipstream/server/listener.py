@@ -17,7 +17,9 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler
 
-from .connection import BAD, Connection, Handler, ListenerLimits, MalformedBody, Request, log
+from .connection import Connection, Handler, ListenerLimits, log
+from .faults import where
+from .request import BAD, MalformedBody, Request
 
 __all__ = ["Listener", "ListenerLimits", "MalformedBody"]
 
@@ -53,6 +55,7 @@ class Listener:
         self._open: set[Connection] = set()
         self._drained = asyncio.Event()
         self._listening: asyncio.Server | None = None
+        self._server: _Server | None = None
         self._port = 0
 
     @property
@@ -71,14 +74,19 @@ class Listener:
         if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
             raise RuntimeError("aiohttp's C parser is missing; its Python parser is less strict (Q33)")
         loop = asyncio.get_running_loop()
-        server = _Server(self)
         if sock is not None:
-            self._listening = await loop.create_server(server, sock=sock, backlog=BACKLOG)
+            self._listening = await loop.create_server(self.connection, sock=sock, backlog=BACKLOG)
         else:
             self._listening = await loop.create_server(
-                server, host, port, backlog=BACKLOG, reuse_address=True, reuse_port=reuse_port or None
+                self.connection, host, port, backlog=BACKLOG, reuse_address=True, reuse_port=reuse_port or None
             )
         self._port = self._listening.sockets[0].getsockname()[1]
+
+    def connection(self) -> Connection:
+        """A protocol for one more connection: of our own socket, or handed over by the native listener."""
+        if self._server is None:
+            self._server = _Server(self)
+        return Connection(self._server, self, self._server._loop)
 
     async def close(self, drain_s: float) -> None:
         """Stop accepting, close idle connections, let requests in flight end within ``drain_s``, cancel the rest."""
@@ -124,7 +132,7 @@ class Listener:
                 if connection.transport is None or connection.transport.is_closing():
                     raise ConnectionResetError("the client is gone") from None
                 if connection.fault_of(request) is None:
-                    log.error("the request handler failed: %s", _where(exc))
+                    log.error("the request handler failed: %s", where(exc))
                     return connection.refusal(request, 500, "internal error")
         fault = connection.fault_of(request)
         if fault is not None and not request.started:
@@ -142,9 +150,6 @@ class _Server(web.Server):
         super().__init__(listener.serve, request_factory=self._new_request, handler_cancellation=True)
         self._listener = listener
 
-    def __call__(self) -> RequestHandler:
-        return Connection(self, self._listener, self._loop)
-
     def _new_request(
         self,
         message: RawRequestMessage,
@@ -155,13 +160,3 @@ class _Server(web.Server):
     ) -> web.BaseRequest:
         assert isinstance(protocol, Connection)
         return Request(BAD if message is ERROR else message, payload, protocol, writer, task, self._loop)
-
-
-def _where(exc: BaseException) -> str:
-    """Class and place of an exception in one line. Not its text: that may hold bytes of a request."""
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return type(exc).__name__
-    return f"{type(exc).__name__} at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

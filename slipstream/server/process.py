@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -18,11 +20,12 @@ from typing import TYPE_CHECKING
 from ..config.snapshot import ProviderSpec, Snapshot
 from ..engine.runtime import Runtime
 from ..errors import ConfigError
-from ..net.aiohttp_transport import AiohttpTransport
+from ..net.native import NativeTransport
 from ..net.upstream import Upstream
 from ..obs import log as obs_log
 from .app import App, malformed_body
 from .listener import Listener, ListenerLimits
+from .native import NativeListener
 
 if TYPE_CHECKING:
     from ..mock.app import MockServer
@@ -79,18 +82,51 @@ def _served(spec: ProviderSpec) -> tuple[str, ...]:
 
 
 def make_transport(spec: ProviderSpec, snapshot: Snapshot) -> Upstream:
-    return AiohttpTransport(
-        verify_ssl=snapshot.verify_ssl, ca_file=snapshot.ca_file, max_per_origin=spec.max_connections
+    """The native transport; ``SLIPSTREAM_TRANSPORT=aiohttp`` asks for the reference."""
+    if os.environ.get("SLIPSTREAM_TRANSPORT") == "aiohttp":
+        from ..net.aiohttp_transport import AiohttpTransport
+
+        return AiohttpTransport(
+            verify_ssl=snapshot.verify_ssl, ca_file=snapshot.ca_file, max_per_origin=spec.max_connections
+        )
+    return NativeTransport(
+        verify_ssl=snapshot.verify_ssl, ca_file=snapshot.ca_file, max_connections=spec.max_connections
     )
 
 
-class Process:
-    """Builds the parts, runs until told to stop."""
+def make_listener(app: App, limits: ListenerLimits) -> Listener | NativeListener:
+    """The native listener; ``SLIPSTREAM_LISTENER=aiohttp`` asks for the reference."""
+    reference = Listener(
+        app.handle,
+        limits=limits,
+        error_body=functools.partial(malformed_body, max_body=limits.max_body_bytes),
+        on_bad_request=app.bad_request,
+        decorate=app.decorate,
+    )
+    if os.environ.get("SLIPSTREAM_LISTENER") == "aiohttp":
+        return reference
+    return NativeListener(app, limits, reference)
 
-    def __init__(self, snapshot: Snapshot, reload: Reload | None = None, sock: socket.socket | None = None) -> None:
+
+class Process:
+    """Builds the parts, runs until told to stop.
+
+    ``embedded``: a guest in somebody else's process (a program of the user's, a test), whose signal handlers and
+    logging are left alone; ``stop`` ends it.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        reload: Reload | None = None,
+        sock: socket.socket | None = None,
+        *,
+        embedded: bool = False,
+    ) -> None:
         self._snapshot = snapshot
         self._reload = reload
         self._sock = sock
+        self._embedded = embedded
         self._mocks = Mocks()
         self._stop = asyncio.Event()
         self._signals = 0
@@ -102,19 +138,15 @@ class Process:
         """Serve until a signal. Returns the exit code."""
         snapshot = await self._mocks.resolve(self._snapshot)
         runtime = self.runtime = Runtime(snapshot, make_transport)
-        obs_log.setup(snapshot.server.log_level, lambda text: runtime.active.redact(text))
+        if not self._embedded:
+            obs_log.setup(snapshot.server.log_level, lambda text: runtime.active.redact(text))
         app = self._app = App(runtime)
         limits = ListenerLimits(max_body_bytes=snapshot.server.max_body_bytes)
-        listener = Listener(
-            app.handle,
-            limits=limits,
-            error_body=malformed_body,
-            on_bad_request=app.bad_request,
-            decorate=app.decorate,
-        )
+        listener = make_listener(app, limits)
         await listener.start(snapshot.server.host, snapshot.server.port, sock=self._sock)
         self.port = listener.port
-        self._watch_signals()
+        if not self._embedded:
+            self._watch_signals()
         if on_ready is not None:
             on_ready(snapshot, listener.port)
         await self._stop.wait()
@@ -162,7 +194,8 @@ class Process:
         old = runtime.active
         unused = runtime.swap(snapshot)
         self._app.configured()
-        logging.getLogger("slipstream").setLevel(snapshot.server.log_level.upper())
+        if not self._embedded:
+            logging.getLogger("slipstream").setLevel(snapshot.server.log_level.upper())
         runtime.metrics.reloads["ok"] += 1
         log.info("configuration reloaded", extra={"fields": {"source": snapshot.source, "generation": generation}})
         if old.in_flight:  # R42: a connection in use is never closed

@@ -6,11 +6,18 @@ rare.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import msgspec
 import orjson
 
-DecodeError = orjson.JSONDecodeError
+T = TypeVar("T")
+DecodeError = ValueError
+"""What ``loads`` and the decoders raise for bytes that are not JSON (``orjson``'s and ``msgspec``'s errors are kinds of
+it)."""
+TypeMismatch = msgspec.ValidationError
+"""What a typed decoder raises for JSON of another shape; a ``DecodeError`` too."""
 
 
 def loads(data: bytes) -> Any:
@@ -21,3 +28,9 @@ def loads(data: bytes) -> Any:
 def dumps(value: Any) -> bytes:
     """Encode compactly as UTF-8. Raises ``TypeError`` for what JSON has no form for."""
     return orjson.dumps(value)
+
+
+def decoder(kind: type[T]) -> Callable[[bytes], T]:
+    """A decoder for one ``msgspec.Struct``: several times faster than decoding all and picking. Unknown members are
+    skipped. Raises ``TypeMismatch`` or ``DecodeError``."""
+    return msgspec.json.Decoder(kind).decode

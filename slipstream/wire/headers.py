@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 MAX_RETRY_AFTER_S = 300.0
@@ -42,7 +43,7 @@ def duration_s(text: str) -> float | None:
 
 def _number(value: str) -> float | None:
     value = value.strip()
-    if not re.fullmatch(r"\d{1,12}(?:\.\d{1,6})?", value, re.ASCII):
+    if not re.fullmatch(r"\d{1,300}(?:\.\d{1,300})?", value, re.ASCII):
         return None
     return float(value)
 
@@ -52,6 +53,6 @@ def _date(value: str, wall_now: float) -> float | None:
         then = parsedate_to_datetime(value.strip())
     except (ValueError, TypeError, OverflowError):
         return None
-    if then.tzinfo is None:  # "-0000": RFC 9110 5.6.7 wants GMT, so read it as that
-        return min(max(then.timestamp() - wall_now, 0.0), MAX_RETRY_AFTER_S)
+    if then.tzinfo is None:  # asctime form or "-0000": RFC 9110 5.6.7 wants GMT, so read it as that
+        then = then.replace(tzinfo=UTC)
     return min(max(then.timestamp() - wall_now, 0.0), MAX_RETRY_AFTER_S)

@@ -11,6 +11,7 @@ and then shortened and passed through ``redact`` (Q39).
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..errors import GatewayError, UpstreamError
@@ -19,6 +20,7 @@ from .codec import DecodeError, dumps, loads
 
 MAX_MESSAGE_CHARS = 2000
 """Longer provider messages are cut (Q39: at most 2 KB of them is relayed)."""
+_LAST_WORD = re.compile(r"[^\s\"'(),;:<>]{1,255}\Z")
 MAX_ERROR_BYTES = 64 * 1024
 """No provider sends a longer error body on purpose."""
 _EXTRA_FIELDS = ("failed_generation", "innererror", "metadata", "content_filter_result")
@@ -90,6 +92,13 @@ def read_error(status: int, body: bytes, *, provider: str, retry_after_s: float 
             f"the provider {provider!r} answered with a redirect ({status}), which is never followed",
             failure=FailureClass.MALFORMED,
             code="upstream_redirect",
+            upstream_status=status,
+        )
+    if not 400 <= status <= 599:  # S-16, S-19: a 101 handed on would switch the client's protocol
+        return UpstreamError(
+            f"the provider {provider!r} answered with status {status}, which is no answer",
+            failure=FailureClass.MALFORMED,
+            code="upstream_malformed_response",
             upstream_status=status,
         )
     if failure is FailureClass.AUTH:
@@ -166,7 +175,10 @@ def _status_in(fields: dict[str, Any]) -> int:
 def _make(
     fields: dict[str, Any], upstream_status: int, status: int, failure: FailureClass, retry_after_s: float | None
 ) -> UpstreamError:
-    message = fields["message"][:MAX_MESSAGE_CHARS]
+    message = fields["message"]
+    if len(message) > MAX_MESSAGE_CHARS:
+        # A secret that the cut goes through would not be known any more by those who redact: its word goes whole.
+        message = _LAST_WORD.sub("", message[:MAX_MESSAGE_CHARS])
     kind = fields.get("type")
     code = fields.get("code")
     param = fields.get("param")
@@ -185,7 +197,7 @@ def _make(
         failure=failure,
         status=status,
         type=shown["type"],
-        code=None if code is None else str(code),
+        code=None if shown["code"] is None else str(code),
         param=shown["param"],
         upstream_status=upstream_status,
         retry_after_s=retry_after_s,

@@ -75,13 +75,10 @@ class StreamTap:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take a transport chunk; return the bytes of complete events to relay (``b""`` when none is complete)."""
-        framer = self._framer
-        try:
-            framer.feed(chunk)
-            return self._drain()
-        except SseLimitError:
-            self.failure = MalformedReply(f"the provider {self._provider!r} sent an event beyond the size limit")
+        if self.over():
             return b""
+        self._framer.feed(chunk)
+        return self._drain()
 
     def end(self) -> bytes:
         """The transport ended cleanly: return what is left to relay, or set ``failure`` if the stream is incomplete."""
@@ -110,7 +107,11 @@ class StreamTap:
         parts: list[bytes] = []
         first = last = -1
         while not self.over():
-            flags = framer.next()
+            try:
+                flags = framer.next()
+            except SseLimitError:  # what was complete before it is relayed all the same
+                self.failure = MalformedReply(f"the provider {self._provider!r} sent an event beyond the size limit")
+                break
             if not flags:
                 break
             if self._look(flags):

@@ -105,7 +105,7 @@ def _model(body: bytes, scan: RequestScan) -> str:
             code="missing_required_parameter",
         )
     start, end = scan.start(K_MODEL), scan.end(K_MODEL)
-    if kind != STRING or end - start > MAX_MODEL_BYTES:
+    if kind != STRING or end - start - 2 > MAX_MODEL_BYTES:  # less the quotes
         raise ClientError(
             f"'model' must be a string of at most {MAX_MODEL_BYTES} bytes.", param="model", code="invalid_type"
         )

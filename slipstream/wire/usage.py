@@ -6,14 +6,12 @@ are parts, not additions), so they are taken apart here and never added up again
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import msgspec
 
-from .codec import DecodeError, loads
+from .codec import DecodeError, TypeMismatch, decoder, loads
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens by bucket. ``source``: ``provider`` (counted by it), ``estimated`` (by us) or ``none``."""
 
     input_uncached: int = 0
@@ -38,6 +36,25 @@ class Usage:
 NO_USAGE = Usage()
 
 
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct, gc=False):
+    """The counts of the family under all the names they have (PROTOCOLS.md 1.4)."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+
+
+_read = decoder(_Counts)
+
+
 def read_openai_usage(span: bytes) -> Usage | None:
     """A ``usage`` object of the OpenAI family; ``None`` if it has no usable counts.
 
@@ -45,27 +62,45 @@ def read_openai_usage(span: bytes) -> Usage | None:
     (PROTOCOLS.md 1.4).
     """
     try:
-        value = loads(span)
+        counts = _read(span)
+    except TypeMismatch:
+        counts = _salvage(span)
     except DecodeError:
         return None
-    if not isinstance(value, dict):
-        return None
-    prompt, completion = _count(value, "prompt_tokens"), _count(value, "completion_tokens")
+    prompt, completion = _valid(counts.prompt_tokens), _valid(counts.completion_tokens)
     if prompt is None and completion is None:
         return None
     prompt, completion = prompt or 0, completion or 0
-    cached = _detail(value, "prompt_tokens_details", "cached_tokens")
+    inputs, outputs = counts.prompt_tokens_details, counts.completion_tokens_details
+    cached = _valid(inputs.cached_tokens) if inputs is not None else None
     if cached is None:
-        cached = _count(value, "cached_tokens") or _count(value, "prompt_cache_hit_tokens")
-    reasoning = _detail(value, "completion_tokens_details", "reasoning_tokens")
-    cached, reasoning = min(cached or 0, prompt), min(reasoning or 0, completion)
-    return Usage(
-        input_uncached=prompt - cached,
-        cache_read=cached,
-        output=completion - reasoning,
-        reasoning=reasoning,
-        source="provider",
-    )
+        cached = _valid(counts.cached_tokens) or _valid(counts.prompt_cache_hit_tokens) or 0
+    cached = min(cached, prompt)
+    reasoning = min((_valid(outputs.reasoning_tokens) if outputs is not None else None) or 0, completion)
+    return Usage(prompt - cached, cached, 0, completion - reasoning, reasoning, "provider")
+
+
+def _valid(number: int | None) -> int | None:
+    return number if number is not None and number >= 0 else None
+
+
+def _salvage(span: bytes) -> _Counts:
+    """What can be used of an object that has something else than a whole number where one belongs."""
+    value = loads(span)
+    if not isinstance(value, dict):
+        return _Counts()
+    counts = _Counts()
+    for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "prompt_cache_hit_tokens"):
+        setattr(counts, name, _whole(value.get(name)))
+    for name, inner in (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens")):
+        group = value.get(name)
+        if isinstance(group, dict):
+            setattr(counts, name, _Details(**{inner: _whole(group.get(inner))}))
+    return counts
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def estimate(prompt_bytes: int, completion_tokens: int) -> Usage:
@@ -73,13 +108,3 @@ def estimate(prompt_bytes: int, completion_tokens: int) -> Usage:
     event.
     """
     return Usage(input_uncached=max(1, (prompt_bytes + 3) // 4), output=completion_tokens, source="estimated")
-
-
-def _count(value: dict[str, Any], key: str) -> int | None:
-    number = value.get(key)
-    return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else None
-
-
-def _detail(value: dict[str, Any], group: str, key: str) -> int | None:
-    inner = value.get(group)
-    return _count(inner, key) if isinstance(inner, dict) else None

@@ -150,13 +150,16 @@ class RequestGuard:
         self._old = self._close = self._keep = self._te = self._expect = False
         self._length = -1
 
+    def unpassed(self) -> bytes:
+        return bytes(self._held)
+
     @property
     def done(self) -> bool:
         return self._state == _DONE
 
     @property
     def idle(self) -> bool:
-        return self._state == _START and self._held in (b"", b"\r")
+        return self._state == _START and bytes(self._held) in (b"", b"\r")
 
     @property
     def in_head(self) -> bool:
@@ -199,7 +202,7 @@ class RequestGuard:
                 else:
                     self._state = _DATA_END
             elif self._state == _DATA_END:
-                got = p[i : i + 2]
+                got = bytes(p[i : i + 2])
                 if got not in (b"", b"\r", b"\r\n"):
                     return safe, _CHUNK_END
                 if len(got) < 2:
@@ -293,12 +296,14 @@ class RequestGuard:
         name, colon, value = line.partition(b":")
         if not colon or not _TOKEN_RE.fullmatch(name):
             return _NAME
-        name, value = name.lower(), value.strip(b" \t")
+        raw, name, value = value, name.lower(), value.strip(b" \t")
         if self._state == _TRAILERS:
             return _TRAILER if name in FORBIDDEN_TRAILERS else _OK
         if name == b"upgrade":
             p[i : i + 1] = b"X"
             return _OK
+        if name == b"transfer-encoding" and raw.rstrip(b" ").endswith(b"\t"):
+            return _CODING  # legal (RFC 9110 5.6.3), but llhttp refuses HTAB after a coding, and nobody sends it
         return self._field(name, value)
 
     def _request_line(self, line: bytes) -> int:

@@ -1,0 +1,1 @@
+"""Runs of the shared acceptance tools against the real server."""

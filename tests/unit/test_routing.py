@@ -1,0 +1,287 @@
+"""Weighted turns are exact over a cycle and smooth within it; a pool passes over what was tried or rests; names that
+nobody wrote down cost no memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slipstream.config.snapshot import Target
+from slipstream.routing.table import MAX_REMEMBERED, Pool, RouteTable
+from slipstream.routing.weighted import MAX_CYCLE, cycle
+from tests.fakes import snapshot, spec
+
+fuzz = settings(deadline=None, derandomize=True, max_examples=120)
+weights_lists = st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any)
+
+
+def nobody(row: int, now: float) -> bool:
+    return False
+
+
+def everybody(row: int, now: float) -> bool:
+    return True
+
+
+def pool(*weights: int) -> Pool:
+    return Pool(tuple(Target(row, spec(f"p{row}"), "m", weight) for row, weight in enumerate(weights)))
+
+
+def chosen(p: Pool, times: int) -> list[int | None]:
+    return [t.row if (t := p.choose(set(), nobody, 0.0)) else None for _ in range(times)]
+
+
+# ---- the cycle -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weights", "order"),
+    [
+        ([1], [0]),
+        ([7], [0]),
+        ([1, 1], [0, 1]),
+        ([2, 1], [0, 1, 0]),
+        ([20, 10], [0, 1, 0]),
+        ([1, 2], [1, 0, 1]),
+        ([0, 3], [1]),
+        ([0, 2, 0, 4], [3, 1, 3]),
+        ([5, 1], [0, 0, 0, 1, 0, 0]),
+    ],
+)
+def test_known_cycles(weights: list[int], order: list[int]) -> None:
+    assert sorted(cycle(weights)) == sorted(order)
+    assert list(cycle(weights)) == order
+
+
+@fuzz
+@given(weights_lists)
+def test_counts_are_exact_over_a_cycle(weights: list[int]) -> None:
+    turns = cycle(weights)
+    counts = Counter(turns)
+    assert all(counts[i] * sum(weights) == weights[i] * len(turns) for i in range(len(weights)))
+    assert len(turns) <= sum(weights)
+
+
+@fuzz
+@given(weights_lists)
+def test_no_window_strays_from_the_shares(weights: list[int]) -> None:
+    """A target with share ``p`` of ``n`` that have a weight gets its share of any ``L`` turns in a row within
+    ``1 + p (n - 2)``: each target is within half a turn of its ideal at any moment, and a window is two moments.
+    For two targets that is one turn.
+    """
+    turns = list(cycle(weights)) * 2
+    n, total = sum(1 for w in weights if w), sum(weights)
+    for i, weight in enumerate(weights):
+        p = weight / total
+        ahead = [0.0]
+        for turn in turns:
+            ahead.append(ahead[-1] + (turn == i) - p)
+        assert max(ahead) - min(ahead) <= 1 + p * max(0, n - 2) + 1e-6
+
+
+@fuzz
+@given(weights_lists, st.integers(1, 1000))
+def test_only_the_ratio_counts(weights: list[int], factor: int) -> None:
+    assert cycle([w * factor for w in weights]) == cycle(weights)
+
+
+def test_huge_weights_are_scaled_to_fit() -> None:
+    weights = [1_000_003, 500_000, 1, 0]
+    turns = cycle(weights)
+    assert len(turns) <= MAX_CYCLE + len(weights)
+    counts = Counter(turns)
+    assert counts[2] == 1, "a weight is never rounded away"
+    assert counts[3] == 0
+    for i in (0, 1):
+        assert abs(counts[i] / len(turns) - weights[i] / sum(weights)) < 2 / MAX_CYCLE
+
+
+def test_a_cycle_at_the_limit_is_not_scaled() -> None:
+    assert Counter(cycle([MAX_CYCLE - 1, 1])) == {0: MAX_CYCLE - 1, 1: 1}
+
+
+@pytest.mark.parametrize("weights", [[], [0], [0, 0]])
+def test_all_zero_is_an_error(weights: list[int]) -> None:
+    with pytest.raises(ValueError, match="every weight is zero"):
+        cycle(weights)
+
+
+# ---- the pool --------------------------------------------------------------------------------------------------------
+
+
+def test_two_to_one_over_three_thousand() -> None:  # issue 2, Must show 3
+    assert Counter(chosen(pool(2, 1), 3000)) == {0: 2000, 1: 1000}
+
+
+def test_the_turn_moves_on_whoever_is_chosen() -> None:
+    p = pool(1, 1, 1)
+    first = p.choose({0}, nobody, 0.0)
+    assert first is not None
+    assert first.row == 1
+    assert chosen(p, 3) == [1, 2, 0]
+
+
+def test_a_resting_target_is_passed_over() -> None:
+    p = pool(2, 1)
+    for _ in range(9):
+        target = p.choose(set(), lambda row, now: row == 0, 0.0)
+        assert target is not None
+        assert target.row == 1
+
+
+def test_resting_is_asked_with_the_time() -> None:
+    asked = []
+    pool(1, 1).choose({1}, lambda row, now: bool(asked.append((row, now))), 7.5)
+    assert asked == [(0, 7.5)]
+
+
+def test_when_all_rest_one_is_chosen_all_the_same() -> None:  # S-109: a guess about health turns nobody away
+    p = pool(2, 1)
+    assert Counter(t.row for _ in range(30) if (t := p.choose(set(), everybody, 0.0))) == {0: 20, 1: 10}
+
+
+def test_one_that_rests_is_better_than_one_that_was_tried() -> None:
+    target = pool(1, 1).choose({0}, everybody, 0.0)
+    assert target is not None
+    assert target.row == 1
+
+
+def test_all_tried_is_none() -> None:
+    assert pool(2, 1).choose({0, 1}, nobody, 0.0) is None
+
+
+def test_zero_weight_gets_no_traffic_even_alone() -> None:
+    assert chosen(pool(0), 2) == [None, None]
+    assert set(chosen(pool(0, 1), 10)) == {1}
+    p = pool(0, 1)
+    assert p.choose({1}, nobody, 0.0) is None
+
+
+def test_shares() -> None:
+    p = pool(2, 1, 0)
+    assert [p.share(t) for t in p.targets] == pytest.approx([2 / 3, 1 / 3, 0])
+    assert pool(0).share(pool(0).targets[0]) == 0.0
+
+
+@fuzz
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=5),
+    st.sets(st.integers(0, 4)),
+    st.sets(st.integers(0, 4)),
+    st.integers(0, 20),
+)
+def test_the_rules_of_choice(weights: list[int], tried: set[int], rests: set[int], before: int) -> None:
+    p = pool(*weights)
+    chosen(p, before)
+    target = p.choose(tried, lambda row, now: row in rests, 0.0)
+    usable = {i for i, w in enumerate(weights) if w} - tried
+    if target is None:
+        assert not usable
+    else:
+        assert target.row in (usable - rests or usable)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def table() -> RouteTable:
+    return RouteTable(
+        snapshot(
+            spec("listed", models=("m", "both")),
+            spec("mapped", models=(), model_mapping={"public": "actual", "both": "other"}, weight=2),
+            spec("pattern", models=(), patterns=("gpt-", "o1")),
+        )
+    )
+
+
+def rows(t: RouteTable, model: str) -> list[tuple[str, str | None]] | None:
+    p = t.find(model)
+    return None if p is None else [(target.provider.name, target.upstream_model) for target in p.targets]
+
+
+def test_each_way_to_name_a_model() -> None:
+    t = table()
+    assert rows(t, "m") == [("listed", "m")]
+    assert rows(t, "public") == [("mapped", "actual")]
+    assert rows(t, "both") == [("listed", "both"), ("mapped", "other")]
+    assert rows(t, "gpt-4o") == [("pattern", None)]
+    assert rows(t, "o1-mini") == [("pattern", None)]
+
+
+@pytest.mark.parametrize("model", ["unknown", "actual", "M", "gpt", "xgpt-4", "m ", ""])
+def test_nobody_serves_it(model: str) -> None:
+    assert table().find(model) is None
+
+
+def test_known_are_exactly_the_names_written_down() -> None:  # R31
+    t = table()
+    assert list(t.models) == ["m", "both", "public"]
+    assert t.knows("public")
+    assert not t.knows("gpt-4o")
+    assert not t.knows("actual")
+
+
+def test_a_catch_all_serves_every_name_from_one_row() -> None:
+    t = RouteTable(snapshot(spec("all", models=()), spec("one", models=("m",))))
+    assert rows(t, "m") == [("all", None), ("one", "m")]
+    assert rows(t, "anything") == [("all", None)]
+    assert len(t.targets) == 2
+
+
+def test_rows_are_dense_and_each_name_has_its_own() -> None:
+    t = table()
+    for model in ("gpt-1", "gpt-2", "both", "m"):
+        t.find(model)
+    assert [target.row for target in t.targets] == list(range(len(t.targets)))
+    assert len({(target.provider.name, target.upstream_model) for target in t.targets}) == len(t.targets) == 5
+
+
+def test_the_weights_hold_over_all_names_together() -> None:
+    t = RouteTable(snapshot(spec("a", models=(), weight=2), spec("b", models=())))
+    pools = [t.find(f"model-{i}") for i in range(300)]
+    assert len({id(p) for p in pools}) == 1
+    names = Counter(
+        target.provider.name for p in pools if p is not None and (target := p.choose(set(), nobody, 0.0)) is not None
+    )
+    assert names == {"a": 200, "b": 100}
+
+
+def test_unknown_names_leave_no_memory() -> None:  # R31
+    t = RouteTable(snapshot(spec("all", models=()), spec("some", models=(), patterns=("x-",))))
+    for i in range(5000):
+        assert t.find(f"name-{i}") is not None
+        assert t.find(f"x-{i}") is not None
+    assert len(t.targets) == 2
+    assert len(t._remembered) == 2
+    assert not t.models
+
+
+def test_remembered_pools_are_bounded() -> None:
+    size = 11  # 2**11 combinations of providers by pattern
+    specs = [spec(f"p{i}", models=(), patterns=tuple(_codes(i, size))) for i in range(size)]
+    t = RouteTable(snapshot(*specs))
+    for code in product("01", repeat=size):
+        if "1" in code:
+            found = t.find("".join(code))
+            assert found is not None
+            assert [target.provider.name for target in found.targets] == [
+                f"p{i}" for i, c in enumerate(code) if c == "1"
+            ]
+    assert len(t._remembered) == MAX_REMEMBERED
+    assert len(t.targets) == size
+
+
+def _codes(position: int, size: int) -> list[str]:
+    """Every prefix of a code that has a 1 at ``position``."""
+    return ["".join(head) + "1" for head in product("01", repeat=position)]
+
+
+def test_the_order_of_providers_is_the_files() -> None:
+    t = RouteTable(snapshot(*(spec(n) for n in "cab")))
+    found = t.find("m")
+    assert found is not None
+    assert [target.provider.name for target in found.targets] == ["c", "a", "b"]

@@ -17,6 +17,7 @@ from slipstream.engine.pipeline import serve
 from slipstream.engine.runtime import Runtime
 from slipstream.net.upstream import UpstreamRequest
 from slipstream.types import Endpoint, Secret
+from slipstream.wire import headers as wire_headers
 from tests.virtual import loop_now
 
 HANG = float("inf")
@@ -174,6 +175,15 @@ class FakeUpstream:
         return not self.sending and all(r.closed_at is not None for r in self.replies)
 
 
+def _fields(headers: Mapping[str, str] | bytes) -> Mapping[str, str]:
+    """A block as a mapping; no field twice."""
+    if not isinstance(headers, bytes):
+        return headers
+    pairs = wire_headers.fields(headers)
+    assert len({name.lower() for name, _ in pairs}) == len(pairs)
+    return dict(pairs)
+
+
 class FakeExchange:
     """A client. ``gone_at`` names the call at which it is found to have left (``begin``, ``write2``, ``end``);
     ``pauses`` makes calls slow.
@@ -207,15 +217,15 @@ class FakeExchange:
             raise self._body
         return self._body
 
-    def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def reply(self, status: int, headers: Mapping[str, str] | bytes, body: bytes) -> None:
         assert not self.started, "a whole reply behind a stream's status line (R11)"
         self.replies += 1
-        self.status, self.headers, self.received = status, headers, body
+        self.status, self.headers, self.received = status, _fields(headers), body
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
+    async def begin(self, headers: Mapping[str, str] | bytes) -> None:
         assert not self.started, "two start frames (R11)"
         self.started = True
-        self.status, self.headers = 200, headers
+        self.status, self.headers = 200, _fields(headers)
         await self._at("begin")
 
     def _must_be_open(self) -> None:

@@ -39,7 +39,7 @@ class RequestHead:
     def chunked(self) -> bool: ...
     @property
     def expect_continue(self) -> bool:
-        """The client waits for ``100 Continue`` (RFC 9110 10.1.1)."""
+        """The client has a body and waits for ``100 Continue`` (RFC 9110 10.1.1)."""
     @property
     def keep_alive(self) -> bool:
         """The connection goes on after this request (RFC 9112 9.3)."""

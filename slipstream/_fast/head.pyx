@@ -83,13 +83,13 @@ cdef bint read_head(Head* h, const uint8_t* p, Py_ssize_t n, Route* routes, int 
     cdef const uint8_t* colon
     cdef Py_ssize_t i, end, path, start, stop
     cdef int k
-    if lf == NULL:
-        return False
-    end = lf - p
     for k in range(N_FIELDS):
         h.fields[k].start = h.fields[k].end = -1
     h.length = -1
     h.route = -1
+    if lf == NULL:
+        return False
+    end = lf - p
     h.chunked = h.keep = h.close = h.expect = False
     h.old = end >= 2 and p[end - 2] == c'0'
     if end > 15 and not memcmp(p, b"POST ", 5):
@@ -112,7 +112,7 @@ cdef bint read_head(Head* h, const uint8_t* p, Py_ssize_t n, Route* routes, int 
         colon = <const uint8_t*>memchr(p + i, c':', end - i)
         if colon != NULL:
             start = colon - p + 1
-            stop = end - 1
+            stop = end - 1 if end - 1 > start else start
             while start < stop and (p[start] == 32 or p[start] == 9):
                 start += 1
             while stop > start and (p[stop - 1] == 32 or p[stop - 1] == 9):
@@ -142,6 +142,7 @@ cdef class RequestHead:
     def __init__(self, tuple paths not None):
         if len(paths) > MAX_ROUTES:
             raise ValueError("too many routes")
+        self.h.route = self.h.length = -1
         self.paths = paths  # keeps the strings alive for the pointers
         self.n_routes = len(paths)
         for i in range(self.n_routes):
@@ -159,6 +160,7 @@ cdef class RequestHead:
         self.data = data
         self.at = at
         if not read_head(&self.h, p + at, n - at, self.routes, self.n_routes):
+            self.h.route = -1
             self.data = None
             return -1
         return at + self.h.end
@@ -188,7 +190,7 @@ cdef class RequestHead:
     def chunked(self): return bool(self.h.chunked)
 
     @property
-    def expect_continue(self): return bool(self.h.expect and not self.h.old)
+    def expect_continue(self): return bool(self.h.expect and not self.h.old and (self.h.chunked or self.h.length > 0))
 
     @property
     def keep_alive(self): return bool(not self.h.close and (self.h.keep or not self.h.old))

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3
 """One look at a reply in the OpenAI chat dialect: the data of one SSE event, or a unary body. What is in it?
 
 Owns the side tap of the relay: does this payload commit the answer (content), end it (finish), fail it (error) or bill

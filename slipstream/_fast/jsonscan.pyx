@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3
 """One scan over a request body: validates all of it, and finds the few top-level keys that matter.
 
 Owns the peek of pass-through: where model, stream, stream_options, ... lie, so that bytes are patched in place and a

@@ -16,6 +16,7 @@ cdef class Pool:
     cdef uint32_t* order                # indexes into members: one cycle of turns; NULL: each in turn
     cdef Py_ssize_t n_order
     cdef double* costs                  # NULL: unknown
+    cdef uint64_t own[8]                # its words when the table has no room: for this process alone
     cdef uint64_t mark                  # fingerprint of the members << 32
     cdef double penalty, unknown        # us
     cdef uint64_t* word(self, int at) except NULL

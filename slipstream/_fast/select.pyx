@@ -64,7 +64,8 @@ cdef inline double load_of(const uint64_t* header, const uint64_t* row, uint64_t
     return cost * <double>(pending(header, row) + 1)
 
 
-cdef inline double speed_of(const uint64_t* row, uint64_t now, double tau, double penalty, double unknown) noexcept nogil:
+cdef inline double speed_of(const uint64_t* row, uint64_t now, double tau, double penalty,
+                            double unknown) noexcept nogil:
     cdef double cost = average(row + R_TTFT)
     if cost == 0.0:
         cost = average(row + R_LATENCY)
@@ -107,8 +108,6 @@ cdef class Pool:
         self.mark = key_hash(<char*>self.members, n * sizeof(uint32_t), 1) & ~LOW_32
         self.slot = find_or_claim(table.pool_slots, POOL_WORDS, table.n_pools, P_KEY, PyBytes_AS_STRING(key),
                                   PyBytes_GET_SIZE(key), 0)
-        if self.slot < 0:
-            raise IndexError("no room for another pool in the table")
 
     def __dealloc__(self):
         PyMem_Free(self.members)
@@ -121,6 +120,8 @@ cdef class Pool:
     cdef uint64_t* word(self, int at) except NULL:
         if self.table.p == NULL:
             raise ValueError("the table is closed")
+        if self.slot < 0:
+            return self.own + at
         return self.table.pool_slots + self.slot * POOL_WORDS + at
 
     cdef void look(self, Best* best, Py_ssize_t index, uint64_t now, tuple avoid):

@@ -76,7 +76,8 @@ cdef class Series:
             s = base + at * stride
             length = key_of(s, key_at, key, &kind)
             if length >= 0 and 0 < kind <= values:
-                found.append((PyBytes_FromStringAndSize(key, length), [<int64_t>load(s + S_VALUES + i) for i in range(kind)]))
+                values_of = [<int64_t>load(s + S_VALUES + i) for i in range(kind)]
+                found.append((PyBytes_FromStringAndSize(key, length), values_of))
 
     def items(self):
         cdef Table t = self.table

@@ -43,7 +43,9 @@ cdef inline uint64_t key_hash(const char* key, Py_ssize_t n, uint64_t kind) noex
     h *= <uint64_t>0x9E3779B97F4A7C15
     return h ^ h >> 32
 
-cdef inline bint same_key(const uint64_t* slot, int key_at, const char* key, Py_ssize_t n, uint64_t kind) noexcept nogil:
+cdef inline bint same_key(
+    const uint64_t* slot, int key_at, const char* key, Py_ssize_t n, uint64_t kind
+) noexcept nogil:
     cdef Py_ssize_t i
     if load(slot + 1) != (kind << META_KIND | <uint64_t>n):
         return False

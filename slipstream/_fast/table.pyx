@@ -25,7 +25,7 @@ from slipstream._fast.windows cimport (
     TTFT_AT, WINDOW_WORDS, average, average_add, bucket_middle, error_add, error_sum, hist_add, hist_counts,
 )
 
-from ._pure.layout import MAGIC, Sizes, TableError, layout_hash
+from ._pure.layout import DEFAULT_SIZES, MAGIC, Sizes, TableError, layout_hash
 
 LAYOUT = {
     "VERSION": VERSION, "WORKERS": WORKERS, "CLASSES": CLASSES, "H_MAGIC": H_MAGIC, "H_VERSION": H_VERSION,
@@ -107,7 +107,7 @@ cdef int64_t quantile_of(const uint64_t* hist, double q, uint64_t now) noexcept 
 
 @cython.final
 cdef class Table:
-    def __cinit__(self, buffer, sizes=Sizes(), *, uint32_t errors=0xFFFE, uint32_t neutral=0, double tau_s=10.0,
+    def __cinit__(self, buffer, sizes=DEFAULT_SIZES, *, uint32_t errors=0xFFFE, uint32_t neutral=0, double tau_s=10.0,
                   bint peak=False):
         sizes.check()
         if not 1e-3 <= tau_s <= 1e6:
@@ -140,7 +140,7 @@ cdef class Table:
         PyBuffer_Release(&self.view)
 
     @staticmethod
-    def format(buffer, sizes=Sizes(), *, uint64_t created_ns=0, uint64_t boot=0):
+    def format(buffer, sizes=DEFAULT_SIZES, *, uint64_t created_ns=0, uint64_t boot=0):
         cdef Py_buffer view
         cdef uint64_t* p
         sizes.check()

@@ -68,7 +68,7 @@ def _log(level: int, active: Active, ctx: RequestContext, provider: str) -> None
         "usage_source": ctx.usage.source,
     }
     if ctx.error is not None:
-        fields["code"] = ctx.error.code
+        fields["code"] = active.redact(ctx.error.code) if ctx.error.code is not None else None
         fields["failure"] = ctx.error.failure.label
         fields["reason"] = active.redact(ctx.error.message)
         if ctx.trail:

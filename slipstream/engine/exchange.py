@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
+
+from ..wire.headers import Block
 
 
 class ClientGone(Exception):
@@ -19,10 +20,10 @@ class Exchange(Protocol):
     async def body(self) -> bytes:
         """The whole request body, decoded from its content-encoding. Raises ``ClientError`` (400, 408, 413, 415)."""
 
-    def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Answer at once with a whole body; the listener writes it when the engine returns."""
+    def reply(self, status: int, headers: Block, body: bytes) -> None:
+        """Answer at once with a whole body."""
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
+    async def begin(self, headers: Block) -> None:
         """Start a 200 event stream."""
 
     async def write(self, data: bytes) -> None:

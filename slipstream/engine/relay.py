@@ -13,6 +13,7 @@ from ..errors import MalformedReply, UpstreamError
 from ..net.upstream import UpstreamReply
 from ..resilience.watchdog import Watchdog
 from ..types import Clock
+from ..wire.headers import Block
 from ..wire.openai_stream import StreamTap, check_reply
 from .context import RequestContext
 from .exchange import Exchange
@@ -56,7 +57,7 @@ async def relay_whole(
     reply: UpstreamReply,
     dog: Watchdog,
     idle_s: float,
-    headers: dict[str, str],
+    headers: Block,
     clock: Clock,
 ) -> bytes | None:
     """Pass on a whole reply; returns the bytes of its usage object."""
@@ -73,7 +74,7 @@ async def relay_stream(
     reply: UpstreamReply,
     dog: Watchdog,
     idle_s: float,
-    headers: dict[str, str],
+    headers: Block,
     tap: StreamTap,
     clock: Clock,
 ) -> None:

@@ -45,9 +45,10 @@ def transport_key(spec: ProviderSpec, snapshot: Snapshot) -> tuple[object, ...]:
 
 
 class Active:
-    """One generation of the configuration, compiled. ``in_flight`` counts the requests that pinned it."""
+    """One generation of the configuration, compiled. ``in_flight`` counts the requests that pinned it, and one more
+    while requests of an earlier generation run: transports that it took over may still serve them."""
 
-    __slots__ = ("cooldowns", "in_flight", "on_idle", "outbound", "redact", "routes", "snapshot")
+    __slots__ = ("cooldowns", "heir", "in_flight", "on_idle", "outbound", "redact", "routes", "snapshot")
 
     def __init__(self, snapshot: Snapshot, outbound: Mapping[str, Outbound]) -> None:
         self.snapshot = snapshot
@@ -56,6 +57,8 @@ class Active:
         self.outbound = outbound
         self.redact = Redactor(_secrets(snapshot))
         self.in_flight = 0
+        self.heir: Active | None = None
+        """The generation that is held by this one until its requests are done."""
         self.on_idle: Callable[[], None] | None = None
         """Called when the last request of a generation that was replaced is done."""
 
@@ -87,8 +90,13 @@ class Runtime:
 
     def release(self, active: Active) -> None:
         active.in_flight -= 1
-        if active.on_idle is not None and not active.in_flight:
+        if active.in_flight:
+            return
+        if active.on_idle is not None:
             active.on_idle()
+        heir, active.heir = active.heir, None
+        if heir is not None:
+            self.release(heir)
 
     @property
     def in_flight(self) -> int:
@@ -101,6 +109,9 @@ class Runtime:
         outbound = self._connect(snapshot, old.outbound)
         kept = {id(o.transport) for o in outbound.values()}
         self.active = Active(snapshot, outbound)
+        if old.in_flight:
+            self.active.in_flight += 1
+            old.heir = self.active
         return [o.transport for o in old.outbound.values() if id(o.transport) not in kept]
 
     async def close(self) -> None:

@@ -25,9 +25,10 @@ EDGE_BYTES = 64
 MAX_EVENT_BYTES = 1 << 20
 """An event that is longer than this is content, whatever it holds."""
 
-_ERROR_BODY = re.compile(rb'\s*\{\s*"error"\s*:')
-_ERROR_EVENT = re.compile(rb'[\r\n](?:data:\s*\{\s*"error"\s*:|event:\s*error|\{\s*"error"\s*:)')
-_NULL_ERROR = re.compile(rb'[\r\n](?:data:\s*)?\{\s*"error"\s*:\s*null')
+_ERROR = rb'\{\s*"error"\s*:\s*[^\sn]'
+"""An object that begins with an error which is not null."""
+_ERROR_BODY = re.compile(rb"\s*" + _ERROR)
+_ERROR_EVENT = re.compile(rb"[\r\n](?:(?:data:\s*)?" + _ERROR + rb"|event:\s*error)")
 _CONTENT = ("content", "reasoning_content", "reasoning", "tool_calls", "refusal", "text")
 
 
@@ -119,7 +120,7 @@ class Stream:
 
     def feed(self, data: bytes) -> bool:
         window = self._tail + data
-        if b"error" in window and _ERROR_EVENT.search(window) and not _NULL_ERROR.search(window):
+        if b"error" in window and _ERROR_EVENT.search(window):
             self._error = True
         self._tail = window[-EDGE_BYTES:]
         return self._reading_on and self._first_content(data)

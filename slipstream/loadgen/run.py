@@ -273,7 +273,10 @@ class Run:
     async def _find_address(self) -> str:
         """One address for the whole run: a look-up per connection would be measured as the server's. Of several (as
         ``localhost`` has) the first that takes a connection."""
-        found = await self._loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
+        try:
+            found = await self._loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
+        except UnicodeError:  # an empty label, or one that is too long
+            raise OSError("not a host name") from None
         hosts = list(dict.fromkeys(str(info[4][0]) for info in found))
         for host in hosts if len(hosts) > 1 else ():
             with contextlib.suppress(OSError, TimeoutError):

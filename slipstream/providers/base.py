@@ -74,14 +74,18 @@ def outbound_headers(kind: ProviderType, spec: ProviderSpec, *, json_body: bool 
     if json_body:
         headers["Content-Type"] = "application/json"
     for name, value in spec.headers.items():
-        for ours in list(headers):
-            if ours.lower() == name.lower():
-                del headers[ours]
-        headers[name] = value.reveal()
+        _replace(headers, name, value.reveal())
     key = spec.api_key.reveal()
     if key:
         if kind.auth == "bearer":
-            headers["Authorization"] = f"Bearer {key}"
+            _replace(headers, "Authorization", f"Bearer {key}")
         else:
-            headers[kind.auth] = key
+            _replace(headers, kind.auth, key)
     return headers
+
+
+def _replace(headers: dict[str, str], name: str, value: str) -> None:
+    """One field per name, whatever its case: of two, two parsers may believe different ones."""
+    for other in [ours for ours in headers if ours.lower() == name.lower()]:
+        del headers[other]
+    headers[name] = value

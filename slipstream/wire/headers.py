@@ -7,9 +7,23 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+Block = bytes
+"""Header fields as they stand on the wire: ``Name: value`` and CRLF, each. Made once where they repeat."""
+
 MAX_RETRY_AFTER_S = 300.0
 """A provider that asks for more is asked again after this (Q11)."""
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+
+
+def block(headers: Mapping[str, str]) -> Block:
+    """The fields as a block. Names and values must be free of control characters: ours are."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+
+
+def fields(text: Block) -> list[tuple[str, str]]:
+    """The fields of a block, for listeners that want them one by one."""
+    lines = text.decode("latin-1").split("\r\n")
+    return [(name, value) for name, _, value in (line.partition(": ") for line in lines if line)]
 
 
 def retry_after_s(headers: Mapping[str, str], wall_now: float) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import random
+import re
 import time
 from typing import Any
 
@@ -51,7 +52,7 @@ def byte_by_byte(data: bytes) -> list[bytes]:
     return [data[i : i + 1] for i in range(len(data))]
 
 
-def read(m: Any, *pieces: bytes, end: bool = False, **limits: int) -> tuple[Any, int, bytes]:
+def read(m: Any, *pieces: bytes, end: bool | int = False, **limits: int) -> tuple[Any, int, bytes]:
     """The reader, all flags, the whole body."""
     reader, flags, body = m.ResponseReader(**limits), 0, b""
     reader.expect()
@@ -67,7 +68,7 @@ def read(m: Any, *pieces: bytes, end: bool = False, **limits: int) -> tuple[Any,
     return reader, flags, body
 
 
-def outcome(m: Any, pieces: list[bytes], end: bool = False, **limits: int) -> tuple[Any, ...]:
+def outcome(m: Any, pieces: list[bytes], end: bool | int = False, **limits: int) -> tuple[Any, ...]:
     reader, flags, body = read(m, *pieces, end=end, **limits)
     return (flags, body, reader.headers(), *(getattr(reader, fact) for fact in FACTS))
 
@@ -552,7 +553,7 @@ def valid(rnd: random.Random) -> bytes:
     elif kind == "chunks" and version and status not in (204, 304):
         fields.append("Transfer-Encoding: chunked")
         chunks = cut(body, [rnd.randrange(len(body) + 1) for _ in range(rnd.randrange(4))])
-        tail = b"".join(b"%x%s\r\n%s\r\n" % (len(c), rnd.choice([b"", b";a=b"]), c) for c in chunks)
+        tail = b"".join(b"%x%s\r\n%s\r\n" % (len(c), rnd.choice([b"", b";a=b", b';a="b"']), c) for c in chunks)
         tail += b"0\r\n" + rnd.choice([b"", b"T: v\r\n"]) + b"\r\n"
     rnd.shuffle(fields)
     hints = [response("A: b", line=f"HTTP/1.1 10{rnd.choice('023')} x") for _ in range(rnd.choice([0, 0, 0, 1, 2]))]
@@ -583,10 +584,6 @@ STRICTER = {
     "control character in the head": "llhttp takes DEL, and any byte but CR and LF in a reason phrase",
     "unsupported Transfer-Encoding": "llhttp takes any coding; without chunked at the end it reads to the close",
     "Transfer-Encoding in HTTP/1.0": "RFC 9112 6.1: the framing is to be treated as faulty",
-    "invalid chunk size": "llhttp does not see that `chunked HTAB` is chunked, and reads to the close",
-    "chunk data without CRLF": "the same",
-    "invalid chunk extension": "the same",
-    "invalid trailer": "the same",
 }
 # Where llhttp refuses and we do not: its text, and why.
 MORE_TOLERANT = {
@@ -598,19 +595,19 @@ MORE_TOLERANT = {
     "Duplicate Content-Length": "identical ones are one (RFC 9112 6.3)",
     "Data after `Connection: close`": "what a 1xx says about the connection is not of interest",
     "Content-Length can't be present with Transfer-Encoding": "trailers are skipped",
-    "Transfer-Encoding can't be present with Content-Length": "trailers are skipped",
     "Invalid character in chunk extensions": "extensions are skipped, only control characters are refused",
     "Invalid character in chunk extensions name": "the same",
     "Invalid character in chunk extensions value": "the same",
     "Invalid character in chunk extensions quoted value": "the same",
     "Invalid character in chunk extensions quote value": "the same",
-    "Invalid quoted-pair in chunk extensions quoted value": "the same",
 }
 
 
-def blank_behind_chunked(data: bytes) -> bool:
-    """llhttp does not take HTAB for a blank behind a coding (RFC 9110 5.5 does)."""
-    return b"chunked\t" in data.lower()
+# Where both go on and see something else: what llhttp gets wrong then.
+OTHERWISE = {
+    "a HTAB behind `chunked` is no blank to it (RFC 9110 5.5)": re.compile(rb"chunked\t", re.IGNORECASE),
+    "1xx but 100 to 103 may have a body (RFC 9112 6.3: none)": re.compile(rb"HTTP/1.[01] 1(?!0[0-3])"),
+}
 
 
 def compare(m: Any, data: bytes) -> str:
@@ -618,20 +615,21 @@ def compare(m: Any, data: bytes) -> str:
     reader, flags, body = read(m, data)
     state = "error" if flags & E_ERROR else "done" if flags & E_DONE else "open"
     theirs = Llhttp(data)
-    if state == theirs.state:
-        if state != "error" and not blank_behind_chunked(data):
-            assert (reader.status, reader.headers(), body) == theirs.seen(), data
+    if state == theirs.state == "error":
         return ""
+    if state == theirs.state and (reader.status, reader.headers(), body) == theirs.seen():
+        return ""
+    for why, pattern in OTHERWISE.items():
+        if pattern.search(data):
+            return why
     if state == "error":
         assert reader.error_reason in STRICTER, (data, reader.error_reason)
         return str(reader.error_reason)
-    if theirs.state == "error":
-        if reader.status == 0 and read(m, data + b"\r\n\r\n")[1] & E_ERROR:
-            return "a line is judged when it ends"
-        assert theirs.error in MORE_TOLERANT, (data, theirs.error)
-        return theirs.error
-    assert blank_behind_chunked(data), (data, state, theirs.state)
-    return "chunked HTAB"
+    assert theirs.state == "error", (data, state, theirs.seen())
+    if reader.status == 0 and read(m, data + b"\r\n\r\n")[1] & E_ERROR:
+        return "a line is judged when it ends"
+    assert theirs.error in MORE_TOLERANT, (data, theirs.error)
+    return theirs.error
 
 
 def test_llhttp_on_valid_responses(m: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.wire.headers import MAX_RETRY_AFTER_S, duration_s, retry_after_s
+from slipstream.wire.headers import MAX_RETRY_AFTER_S, block, duration_s, fields, retry_after_s
 
 NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the RFC's own example
 fuzz = settings(deadline=None, derandomize=True, max_examples=200)
@@ -153,3 +153,16 @@ def test_nothing_that_looks_like_a_date_raises(numbers: str, day: str, month: st
 def test_dates_are_what_they_say(base: int, offset: int) -> None:
     value = format_datetime(datetime.fromtimestamp(base + 1000 + offset, UTC), usegmt=True)
     assert after(value, base + 1000.0) == min(max(offset, 0), MAX_RETRY_AFTER_S)
+
+
+names = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=9)
+values = st.text("abc012 =;,/:\u00e9", max_size=9).map(str.strip)
+
+
+@fuzz
+@given(st.dictionaries(names, values, max_size=4))
+def test_a_block_holds_its_fields(headers: dict[str, str]) -> None:
+    text = block(headers)
+    assert dict(fields(text)) == headers
+    assert text.count(b"\r\n") == len(headers)
+    assert text.endswith(b"\r\n") or not headers

@@ -64,7 +64,7 @@ class RequestHead:
                 close, keep = close or b"close" in items, keep or b"keep-alive" in items
             elif name == b"expect":
                 expect = True
-        self.expect_continue = expect and not self.http10
+        self.expect_continue = expect and not self.http10 and (self.chunked or self.content_length > 0)
         self.keep_alive = not close and (keep or not self.http10)
         return end + 3
 

@@ -11,7 +11,7 @@ for one process: it reads and writes where the compiled one compares and swaps.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 VERSION: Final = 1
 MAGIC: Final = int.from_bytes(b"SLIPSTBL", "little")
@@ -97,7 +97,8 @@ REST_MAX_NS: Final = 3_600_000_000_000
 M64: Final = (1 << 64) - 1
 CAPACITY_MAX: Final = 1 << 16
 
-Words = memoryview  # of format "Q"
+Words: TypeAlias = "memoryview[int]"  # of format "Q"
+Reals: TypeAlias = "memoryview[float]"  # the same memory as "d"
 
 
 class TableError(ValueError):
@@ -127,6 +128,9 @@ class Sizes(NamedTuple):
     def check(self) -> None:
         if not all(0 < n <= CAPACITY_MAX for n in self):
             raise ValueError(f"capacities go from 1 to {CAPACITY_MAX}: {tuple(self)}")
+
+
+DEFAULT_SIZES: Final = Sizes()
 
 
 def layout_hash(sizes: Sizes, layout: dict[str, int] = LAYOUT) -> int:
@@ -244,12 +248,12 @@ def fresh_weight(dt: int, tau: float) -> float:
     return z * (1.0 - z / 2.0 * (1.0 - z / 3.0)) if z < 0.0009765625 else 1.0 - math.exp(-z)
 
 
-def average(reals: memoryview, pair: int) -> float:
-    v: float = reals[pair]
+def average(reals: Reals, pair: int) -> float:
+    v = reals[pair]
     return v if 0.0 < v <= AVERAGE_MAX else 0.0
 
 
-def average_add(w: Words, reals: memoryview, pair: int, now: int, us: int, tau: float, peak: bool) -> None:
+def average_add(w: Words, reals: Reals, pair: int, now: int, us: int, tau: float, peak: bool) -> None:
     then, dt = w[pair + 1], 0
     if then < now or then - now > AHEAD_MAX_NS:
         w[pair + 1] = now
@@ -261,6 +265,6 @@ def average_add(w: Words, reals: memoryview, pair: int, now: int, us: int, tau: 
         reals[pair] = v + (x - v) * fresh_weight(dt, tau)
 
 
-def average_now(w: Words, reals: memoryview, pair: int, now: int, tau: float) -> float:
+def average_now(w: Words, reals: Reals, pair: int, now: int, tau: float) -> float:
     v, then = average(reals, pair), w[pair + 1]
     return v * math.exp(-(float(now - then) / tau)) if v > 0.0 and then < now else v

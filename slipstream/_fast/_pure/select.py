@@ -6,11 +6,11 @@ The documentation of the face is in ``select.pyi``. For one process only; same c
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Final, final
 
 from . import layout as at
-from .layout import LAYOUT, M64
+from .layout import LAYOUT, M64, Words
 from .table import Table
 
 PAIRS: Final = 4
@@ -27,7 +27,7 @@ def mix(x: int) -> int:
 
 @final
 class Pool:
-    __slots__ = ("_costs", "_mark", "_order", "_penalty", "_rows", "_table", "_unknown", "slot")
+    __slots__ = ("_costs", "_mark", "_order", "_own", "_penalty", "_rows", "_table", "_unknown", "slot")
 
     def __init__(
         self,
@@ -56,19 +56,20 @@ class Pool:
         self._rows = list(rows)
         self._order = list(order or range(len(rows)))
         self._costs = None if costs is None else [float(cost) for cost in costs]
+        self._own = [0] * 8
         members = array("I", rows).tobytes()
         self._mark = at.key_hash(members, 1) & ~LOW_32
-        self.slot = at.find_or_claim(
-            w, sizes.words()[2], LAYOUT["POOL_WORDS"], sizes.pools, LAYOUT["P_KEY"], key, 0
-        )
-        if self.slot < 0:
-            raise IndexError("no room for another pool in the table")
+        self.slot = at.find_or_claim(w, sizes.words()[2], LAYOUT["POOL_WORDS"], sizes.pools, LAYOUT["P_KEY"], key, 0)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def _word(self, name: str) -> int:
-        return self._table.sizes.words()[2] + self.slot * LAYOUT["POOL_WORDS"] + LAYOUT[name]
+    def _word(self, name: str) -> tuple[MutableSequence[int] | Words, int]:
+        """The memory and the index in it."""
+        words = self._table.words
+        if self.slot < 0:
+            return self._own, LAYOUT[name]
+        return words, self._table.sizes.words()[2] + self.slot * LAYOUT["POOL_WORDS"] + LAYOUT[name]
 
     def _rank(self, index: int, now: int, avoid: tuple[int, ...] | None) -> int:
         if avoid is not None and index in avoid:
@@ -106,14 +107,15 @@ class Pool:
         return best[2] if best[0] < 2 else -1
 
     def turn(self) -> int:
-        w, word = self._table.words, self._word("P_TURN")
-        turn: int = w[word]
+        w, word = self._word("P_TURN")
+        turn = w[word]
         w[word] = (turn + 1) & M64
         return self._order[turn % len(self._order)]
 
     def _chosen(self, name: str) -> int:
-        word = self._table.words[self._word(name)]
-        index: int = (word & LOW_32) - 1
+        words, i = self._word(name)
+        word = words[i]
+        index = (word & LOW_32) - 1
         return index if word & ~LOW_32 == self._mark and 0 <= index < len(self._rows) else -1
 
     def fastest(self) -> int:
@@ -123,12 +125,12 @@ class Pool:
         return self._chosen("P_CHEAPEST")
 
     def refresh(self, now_ns: int) -> None:
-        w = self._table.words
+        w, fastest = self._word("P_FASTEST")
         seen = [
             (self._rank(i, now_ns, None), self._table.speed(row, now_ns, self._penalty, self._unknown), i)
             for i, row in enumerate(self._rows)
         ]
-        w[self._word("P_FASTEST")] = self._mark | min(seen)[2] + 1
+        w[fastest] = self._mark | min(seen)[2] + 1
         if self._costs is not None:
             cheap = min((rank, self._costs[i], speed, i) for rank, speed, i in seen)
-            w[self._word("P_CHEAPEST")] = self._mark | cheap[3] + 1
+            w[self._word("P_CHEAPEST")[1]] = self._mark | cheap[3] + 1

@@ -8,11 +8,24 @@ The rule that must not be broken: the same calls leave the same bytes as with th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import Any, Final, final
 
 from . import layout as at
-from .layout import LAYOUT, MAGIC, META_KIND, REST_MAX_NS, VERSION, WORKERS, M64, Sizes, TableError, layout_hash
+from .layout import (
+    DEFAULT_SIZES,
+    LAYOUT,
+    M64,
+    MAGIC,
+    REST_MAX_NS,
+    VERSION,
+    WORKERS,
+    Reals,
+    Sizes,
+    TableError,
+    Words,
+    layout_hash,
+)
 
 __all__ = ["LAYOUT", "Sizes", "Table", "TableError"]
 
@@ -58,7 +71,7 @@ class Table:
     def __init__(
         self,
         buffer: Any,
-        sizes: Sizes = Sizes(),
+        sizes: Sizes = DEFAULT_SIZES,
         *,
         errors: int = 0xFFFE,
         neutral: int = 0,
@@ -76,8 +89,8 @@ class Table:
             if view.nbytes != sizes.total:
                 raise TableError(f"{view.nbytes} bytes where a table of {sizes.total} aligned bytes was expected")
             raw = view.cast("B")
-        self._w: memoryview | None = raw.cast("Q")
-        self.reals = raw.cast("d")
+        self._w: Words | None = raw.cast("Q")
+        self.reals: Reals = raw.cast("d")
         self._cells = raw.cast("I")
         try:
             if self.words[H["H_MAGIC"]] != MAGIC:
@@ -102,7 +115,7 @@ class Table:
             self._w = None
 
     @staticmethod
-    def format(buffer: Any, sizes: Sizes = Sizes(), *, created_ns: int = 0, boot: int = 0) -> None:
+    def format(buffer: Any, sizes: Sizes = DEFAULT_SIZES, *, created_ns: int = 0, boot: int = 0) -> None:
         sizes.check()
         with memoryview(buffer) as view:
             if view.nbytes != sizes.total:
@@ -116,7 +129,7 @@ class Table:
                 w[H["H_MAGIC"]] = MAGIC
 
     @property
-    def words(self) -> memoryview:
+    def words(self) -> Words:
         if self._w is None:
             raise ValueError("the table is closed")
         return self._w
@@ -301,9 +314,7 @@ class Table:
         for i in range(WORKERS):
             slot = self._worker(i)
             if w[slot + W_PID]:
-                found.append(
-                    (i, w[slot + W_PID], w[slot + W_GENERATION], w[slot + W_BEAT], w[slot + W_STARTED])
-                )
+                found.append((i, w[slot + W_PID], w[slot + W_GENERATION], w[slot + W_BEAT], w[slot + W_STARTED]))
         return found
 
     def reap(self, worker: int) -> int:
@@ -354,4 +365,4 @@ class Table:
         ms = now // 1_000_000
         if not current:
             return 0.0
-        return penalty * at.math.exp(-(float(ms - then) * 1e6 / self._tau)) if then < ms else penalty
+        return penalty * math.exp(-(float(ms - then) * 1e6 / self._tau)) if then < ms else penalty

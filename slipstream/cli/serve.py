@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -57,6 +58,7 @@ def command(
 
 
 def _serve(snapshot: Snapshot, load: Callable[[], Snapshot], demo: bool) -> int:
+    from ..obs import log as obs_log
     from ..server.process import serve_forever
     from ..server.workers import Supervisor, bind
 
@@ -73,8 +75,16 @@ def _serve(snapshot: Snapshot, load: Callable[[], Snapshot], demo: bool) -> int:
 
     if server.workers == 1:
         return serve_forever(snapshot, load, ready, sock)
+    latest = snapshot
+
+    def reread() -> None:
+        nonlocal latest
+        with contextlib.suppress(ConfigError):  # the workers say what is wrong with it
+            latest = load()
+
+    obs_log.setup(server.log_level)
     announce(snapshot, port, demo)
-    return Supervisor(server.workers, lambda: serve_forever(snapshot, load, None, sock)).run()
+    return Supervisor(server.workers, lambda: serve_forever(latest, load, None, sock), sock, reread).run()
 
 
 def announce(snapshot: Snapshot, port: int, demo: bool) -> None:

@@ -12,7 +12,7 @@ from ..config.snapshot import Target, Timeouts
 from ..errors import UpstreamError
 from ..net.upstream import UpstreamReply, UpstreamRequest
 from ..resilience.watchdog import Watchdog
-from ..wire.headers import retry_after_s
+from ..wire.headers import Block, retry_after_s
 from ..wire.openai_errors import MAX_ERROR_BYTES, read_error
 from ..wire.openai_stream import StreamTap
 from ..wire.request import Call, outbound_body
@@ -21,13 +21,6 @@ from .context import RequestContext
 from .exchange import Exchange
 from .relay import drain, read_whole, relay_stream, relay_whole
 from .runtime import Active, Runtime
-
-SSE_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
-JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 def first_byte_limit(timeouts: Timeouts, stream: bool) -> float:
@@ -65,9 +58,10 @@ async def attempt(
             if not 200 <= reply.status < 300:
                 raise await _refused(runtime, ctx, reply, dog, timeouts.idle_s, target)
             if call.stream:
-                await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, target)
+                head = _headers(outbound.stream_headers, ctx)
+                await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, head)
             else:
-                head = _headers(JSON_HEADERS, ctx, target)
+                head = _headers(outbound.whole_headers, ctx)
                 usage = await relay_whole(ctx, exchange, reply, dog, timeouts.idle_s, head, runtime.clock)
                 if usage is not None:
                     ctx.usage = read_openai_usage(usage) or ctx.usage
@@ -86,11 +80,12 @@ async def _stream(
     dog: Watchdog,
     idle_s: float,
     call: Call,
-    target: Target,
+    headers: Block,
 ) -> None:
-    tap = StreamTap(provider=target.provider.name, keep_usage=call.wants_usage)
+    assert ctx.target is not None
+    tap = StreamTap(provider=ctx.target.provider.name, keep_usage=call.wants_usage)
     try:
-        await relay_stream(ctx, exchange, reply, dog, idle_s, _headers(SSE_HEADERS, ctx, target), tap, runtime.clock)
+        await relay_stream(ctx, exchange, reply, dog, idle_s, headers, tap, runtime.clock)
     finally:
         # also on errors and disconnects: what came was paid for (R8)
         ctx.completion_events = tap.content_events
@@ -118,8 +113,6 @@ async def _refused(
     return read_error(reply.status, body, provider=target.provider.name, retry_after_s=wait)
 
 
-def _headers(base: dict[str, str], ctx: RequestContext, target: Target) -> dict[str, str]:
-    headers = {**base, "x-slipstream-provider": target.provider.name}
-    if ctx.attempts > 1:
-        headers["x-slipstream-attempts"] = str(ctx.attempts)
-    return headers
+def _headers(base: Block, ctx: RequestContext) -> Block:
+    """What the answer says besides its form: how many attempts it took, if it took more than one."""
+    return base if ctx.attempts == 1 else b"%bx-slipstream-attempts: %d\r\n" % (base, ctx.attempts)

@@ -16,11 +16,12 @@ from ..config.snapshot import Target
 from ..errors import ClientError, GatewayError, UpstreamError
 from ..resilience.cooldown import RETRYABLE
 from ..types import Endpoint, FailureClass
+from ..wire.headers import Block, block
 from ..wire.openai_errors import error_body, error_event
 from ..wire.request import Call, is_model_name, peek
 from ..wire.usage import estimate
 from . import account
-from .attempt import JSON_HEADERS, attempt, prompt_bytes
+from .attempt import attempt, prompt_bytes
 from .context import CLIENT_GONE_STATUS, RequestContext
 from .exchange import ClientGone, Exchange
 from .runtime import Active, Runtime
@@ -135,15 +136,15 @@ async def _respond(
         pass
 
 
-def _error_headers(ctx: RequestContext, error: GatewayError) -> dict[str, str]:
-    headers = {**JSON_HEADERS, **(error.headers or {})}
+def _error_headers(ctx: RequestContext, error: GatewayError) -> Block:
+    headers = {"Content-Type": "application/json", **(error.headers or {})}
     if isinstance(error, UpstreamError):
         if error.retry_after_s is not None:
             headers["Retry-After"] = str(max(0, math.ceil(error.retry_after_s)))
         if ctx.attempts > 1:
             headers["x-should-retry"] = "false"  # we have tried elsewhere already: SDKs must not multiply that (Q08)
             headers["x-slipstream-attempts"] = str(ctx.attempts)
-    return headers
+    return block(headers)
 
 
 def _abandoned(runtime: Runtime, ctx: RequestContext) -> None:

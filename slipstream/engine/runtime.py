@@ -20,14 +20,20 @@ from ..providers.registry import PROVIDER_TYPES
 from ..resilience.cooldown import Cooldowns
 from ..routing.table import RouteTable
 from ..types import Clock, Endpoint, Secret
+from ..wire.headers import block
 
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
 MakeTransport = Callable[[ProviderSpec, Snapshot], Upstream]
 
 
 class Outbound:
     """One provider, ready to be called: its type row, its transport, and URL and header block per endpoint."""
 
-    __slots__ = ("get_models", "key", "kind", "post", "spec", "transport", "users")
+    __slots__ = ("get_models", "key", "kind", "post", "spec", "stream_headers", "transport", "whole_headers")
 
     def __init__(self, spec: ProviderSpec, snapshot: Snapshot, transport: Upstream) -> None:
         self.spec = spec
@@ -36,6 +42,9 @@ class Outbound:
         self.transport = transport
         headers = outbound_headers(self.kind, spec)
         self.post: list[tuple[Any, Any]] = [transport.prepare(endpoint_url(spec, e), headers) for e in Endpoint]
+        self.whole_headers = block({"Content-Type": "application/json", "x-slipstream-provider": spec.name})
+        """What every whole reply of this provider says to the client."""
+        self.stream_headers = block({**SSE_HEADERS, "x-slipstream-provider": spec.name})
         self.get_models = transport.prepare(models_url(spec), outbound_headers(self.kind, spec, json_body=False))
 
 

@@ -38,7 +38,7 @@ _URL = re.compile(rb"https?://[0-9.]+:\d+")
 _SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _AMBIENT = ("PORT", "CONFIG_PATH", "ROUTER_POLICY", "MASTER_API_KEY", "ADMIN_TOKEN", "ENABLE_MOCK_PROVIDER")
-"""Variables that would make a gateway other than the one that is meant."""
+"""Variables that would make a gateway other than the one that is meant; so would a proxy."""
 
 
 class SimulationError(SlipstreamError):
@@ -89,18 +89,18 @@ class House:
     def _start(self, name: str, *arguments: str) -> str:
         """Start a part, and return the URL that it says it listens on."""
         errors = Path(self._folder.name, f"{name}.log")
-        environment = {k: v for k, v in os.environ.items() if k not in _AMBIENT} | {"PYTHONUNBUFFERED": "1"}
-        with errors.open("wb") as log:
+        kept = {k: v for k, v in os.environ.items() if k not in _AMBIENT and not k.upper().endswith("_PROXY")}
+        with errors.open("wb") as log, _deferred():  # a child that nobody knows yet could not be ended
             # a session of its own: Ctrl-C is for us, and we end the parts in order
             child = subprocess.Popen(
                 [sys.executable, "-m", "slipstream", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environment,
+                env=kept | {"PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
-        self._children.append(child)
+            self._children.append(child)
         url = _read_url(child, START_S)
         if url is None:
             said = errors.read_bytes()[-TAIL_BYTES:].decode(errors="replace").strip()
@@ -175,6 +175,16 @@ def terminate_as_interrupt() -> AbstractContextManager[None]:
         raise SystemExit(128 + signal.SIGTERM)
 
     return _signals(leave, signal.SIGTERM)
+
+
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until this is over. By handlers, not by a mask: a child would inherit that."""
+    caught: list[int] = []
+    with _signals(lambda number, _: caught.append(number), signal.SIGINT, signal.SIGTERM):
+        yield
+    for number in caught:
+        signal.raise_signal(number)
 
 
 @contextmanager

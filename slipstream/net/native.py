@@ -30,6 +30,7 @@ IDLE_S = 15.0
 MAX_AGE_S = 300.0
 """A connection takes no new request after this (Q21)."""
 REAP_EVERY_S = 5.0
+JOIN_MAX = 32 * 1024
 BUFFERED_MAX = 256 * 1024
 """Body bytes that wait for the client before the upstream is no longer read (R33)."""
 
@@ -205,10 +206,10 @@ class Connection(asyncio.Protocol):
         self.reader.expect()
         self.reply = NativeReply(self)
         self._head = self.pool.loop.create_future()
-        if body:
+        if len(body) > JOIN_MAX:
             self.transport.writelines((head, body))
-        else:
-            self.transport.write(head)
+        else:  # one small copy is cheaper than a second buffer in the system call
+            self.transport.write(head + body)
         return self._head
 
     def resume(self) -> None:
@@ -386,7 +387,10 @@ class NativeTransport:
             return await self._exchange(await pool.connect(request.connect_s), head, body)
         stats["connections_reused"] += 1
         try:
-            return await self._exchange(conn, head, body)
+            return await conn.send(head, body)
+        except asyncio.CancelledError:
+            conn.abort()
+            raise
         except TransportError:
             if conn.reader.started:
                 raise

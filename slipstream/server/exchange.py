@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from aiohttp import web
+from multidict import CIMultiDict
 
 from ..engine.exchange import ClientGone
+from ..wire.headers import Block, fields
 from .inflate import inflate
 
 
@@ -32,11 +32,11 @@ class AiohttpExchange:
         encoding = self._request.headers.get("Content-Encoding")
         return raw if encoding is None else inflate(raw, encoding, self._max_body)
 
-    def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.response = web.Response(status=status, headers=headers, body=body)
+    def reply(self, status: int, headers: Block, body: bytes) -> None:
+        self.response = web.Response(status=status, headers=CIMultiDict(fields(headers)), body=body)
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
-        stream = web.StreamResponse(status=200, headers=headers)
+    async def begin(self, headers: Block) -> None:
+        stream = web.StreamResponse(status=200, headers=CIMultiDict(fields(headers)))
         self.started = True
         try:
             await stream.prepare(self._request)

@@ -31,6 +31,7 @@ from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
 from ..errors import ClientError, GatewayError
 from ..types import Endpoint
+from ..wire.headers import Block, block
 from ..wire.openai_errors import error_body
 from .app import SHORT_BODY_BYTES, App, check_media_type, choose_request_id, cors_headers, malformed
 from .faults import where
@@ -51,6 +52,7 @@ QUEUED_MAX = 64 * 1024
 """Bytes of pipelined requests kept while one is served; more stay in the socket."""
 WRITE_HIGH = 128 * 1024
 """Unsent bytes above which the upstream is no longer read (R33: at most 256 KiB a stream)."""
+JOIN_MAX = 32 * 1024
 SLOW_READER_S = 60.0
 """A client that takes nothing for this long is gone (Q30)."""
 BODY_RATE_AFTER_S = 60.0
@@ -74,12 +76,12 @@ REASONS: Mapping[int, bytes] = {
 class NativeExchange:
     """One request and its answer (``engine.Exchange``)."""
 
-    __slots__ = ("_chunked", "_conn", "_encoding", "_origin", "data", "request_id", "started")
+    __slots__ = ("_chunked", "_conn", "_encoding", "origin", "data", "request_id", "started")
 
     def __init__(self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None) -> None:
         self._conn = conn
         self._encoding = encoding
-        self._origin = origin
+        self.origin = origin
         self._chunked = not conn.http10
         self.data = b""
         self.request_id = request_id
@@ -90,16 +92,15 @@ class NativeExchange:
             return self.data
         return inflate(self.data, self._encoding.decode("latin-1"), self._conn.listener.limits.max_body_bytes)
 
-    def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def reply(self, status: int, headers: Block, body: bytes) -> None:
         conn = self._conn
-        head = conn.head_block(status, headers, self.request_id, self._origin)
-        conn.send(b"%bContent-Length: %d\r\n\r\n" % (head, len(body)), body)
+        conn.send(b"%bContent-Length: %d\r\n\r\n" % (conn.head(status, headers, self), len(body)), body)
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
+    async def begin(self, headers: Block) -> None:
         conn = self._conn
         if not self._chunked:
             conn.keep_alive = False  # HTTP/1.0 has no chunks: the end of the stream is the end of the connection
-        head = conn.head_block(200, headers, self.request_id, self._origin)
+        head = conn.head(200, headers, self)
         self.started = True
         conn.send(head + (b"Transfer-Encoding: chunked\r\n\r\n" if self._chunked else b"\r\n"), b"")
 
@@ -349,7 +350,8 @@ class NativeConnection(asyncio.Protocol):
     def _answer_error(self, error: GatewayError) -> None:
         exchange = self._exchange
         assert exchange is not None
-        exchange.reply(error.status, {"Content-Type": "application/json", **(error.headers or {})}, error_body(error))
+        headers = block({"Content-Type": "application/json", **(error.headers or {})})
+        exchange.reply(error.status, headers, error_body(error))
 
     def _refuse_now(self, error: ClientError) -> None:
         """Answer before the body is here, and give the connection up."""
@@ -394,35 +396,33 @@ class NativeConnection(asyncio.Protocol):
             other.refuse(self._fault)
 
     # ------------------------------------------------------------------ answers
-    def head_block(self, status: int, headers: Mapping[str, str], request_id: str, origin: bytes | None) -> bytes:
+    def head(self, status: int, headers: Block, exchange: NativeExchange) -> bytes:
         """Status line and fields of an answer, but for those that say how long it is."""
         listener = self.listener
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        if origin is not None:
-            cors = listener.app.runtime.active.snapshot.server.cors
-            lines += [f"{k}: {v}\r\n" for k, v in cors_headers(cors, origin.decode("latin-1")).items()]
         if listener.app.runtime.draining:
             self.keep_alive = False
+        if exchange.origin is not None:
+            cors = listener.app.runtime.active.snapshot.server.cors
+            headers += block(cors_headers(cors, exchange.origin.decode("latin-1")))
         if not self.keep_alive:
-            lines.append("Connection: close\r\n")
+            headers += b"Connection: close\r\n"
         elif self.http10:
-            lines.append("Connection: keep-alive\r\n")
-        start = REASONS.get(status) or b"HTTP/1.1 %d Error\r\n" % status
+            headers += b"Connection: keep-alive\r\n"
         return b"%b%bDate: %b\r\nX-Request-ID: %b\r\n" % (
-            start,
-            "".join(lines).encode("latin-1"),
+            REASONS.get(status) or b"HTTP/1.1 %d Error\r\n" % status,
+            headers,
             listener.date(),
-            request_id.encode("latin-1"),
+            exchange.request_id.encode("ascii"),
         )
 
     def send(self, head: bytes, body: bytes) -> None:
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ClientGone
-        if body:
+        if len(body) > JOIN_MAX:
             transport.writelines((head, body))
-        else:
-            transport.write(head)
+        else:  # one small copy is cheaper than a second buffer in the system call
+            transport.write(head + body)
 
     async def writable(self) -> None:
         """Wait until the client has taken most of what was written."""

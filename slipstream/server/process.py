@@ -129,6 +129,7 @@ class Process:
         self._embedded = embedded
         self._mocks = Mocks()
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._signals = 0
         self._background: set[asyncio.Task[None]] = set()
         self.runtime: Runtime | None = None
@@ -151,10 +152,22 @@ class Process:
             on_ready(snapshot, listener.port)
         await self._stop.wait()
         runtime.draining = True
-        await listener.close(DRAIN_S)
+        drained = await self._drain(listener)
         await runtime.close()
         await self._mocks.stop()
-        return 0
+        return 0 if drained else 1
+
+    async def _drain(self, listener: Listener | NativeListener) -> bool:
+        """Let the requests in flight end; ``False`` if a second signal cut that short."""
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        closing = asyncio.ensure_future(listener.close(DRAIN_S))
+        await asyncio.wait((closing, hurry), return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if closing.done():
+            await closing
+            return True
+        closing.cancel()  # asyncio.Runner cancels the requests
+        return False
 
     def stop(self) -> None:
         self._stop.set()
@@ -165,11 +178,12 @@ class Process:
             loop.add_signal_handler(signal.SIGTERM, self._on_stop)
             loop.add_signal_handler(signal.SIGINT, self._on_stop)
             loop.add_signal_handler(signal.SIGHUP, self._on_hup)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one may have waited since the fork
 
     def _on_stop(self) -> None:
         self._signals += 1
-        if self._signals > 1:
-            raise SystemExit(1)
+        if self._signals > 1:  # not SystemExit: raised in a callback, it leaves uvloop unable to close
+            self._hurry.set()
         self._stop.set()
 
     def _on_hup(self) -> None:

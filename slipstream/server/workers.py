@@ -21,6 +21,7 @@ RESTART_MAX_S = 5.0
 QUICK_DEATH_S = 5.0
 """A worker that lives shorter than this makes the next pause longer."""
 BACKLOG = 4096
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -39,11 +40,24 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Supervisor:
-    """Runs ``serve`` (a function that returns an exit code) in ``count`` forked processes."""
+    """Runs ``serve`` (a function that returns an exit code) in ``count`` forked processes, which share ``sock``.
 
-    def __init__(self, count: int, serve: Callable[[], int]) -> None:
+    The parent closes its own handle of ``sock`` when it is told to stop: as long as anybody holds one, the kernel takes
+    connections that nobody will serve. ``on_reload`` runs in the parent at SIGHUP, so that a worker started later gets
+    the new configuration too.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        serve: Callable[[], int],
+        sock: socket.socket,
+        on_reload: Callable[[], None] = lambda: None,
+    ) -> None:
         self._count = count
         self._serve = serve
+        self._sock = sock
+        self._on_reload = on_reload
         self._born: dict[int, float] = {}
         self._stopping = False
 
@@ -71,14 +85,18 @@ class Supervisor:
         return 0
 
     def _fork(self) -> None:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none is lost on the way to the right handler
         pid = os.fork()
         if pid:
             self._born[pid] = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return
         code = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            # SIGHUP waits until the worker listens for it (``Process``): by default it kills
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - {signal.SIGHUP})
             code = self._serve()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
@@ -87,9 +105,11 @@ class Supervisor:
 
     def _on_stop(self, number: int, _frame: object) -> None:
         self._stopping = True
+        self._sock.close()
         self._send(number)
 
     def _on_hup(self, number: int, _frame: object) -> None:
+        self._on_reload()
         self._send(number)
 
     def _send(self, number: int) -> None:

@@ -165,6 +165,7 @@ FAILURES = {
     "redirect": Plan((b"",), 307),
     "101": Plan((b"",), 101),
     "error body cut": Plan((b'{"error', RESET), 500),
+    "error body without end": Plan((b'{"error":"' + b"x" * 70_000,), 503),
     "empty 200": Plan(),
     "not json": Plan((b"<html>",)),
     "wrong shape": Plan((b"{}",)),

@@ -393,3 +393,12 @@ def test_secrets_of_the_old_configuration_are_masked_for_its_requests() -> None:
         assert b"canary" not in (await running).received
 
     run_virtual(main())
+
+
+def test_closing_closes_every_transport() -> None:
+    async def main() -> None:
+        world = World({"a": [ok()], "b": [ok()]})
+        await world.runtime.close()
+        assert all(u.closed for u in world.upstreams.values())
+
+    run_virtual(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import random
+import struct
 from collections import Counter
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream._fast._pure.layout import Sizes
+from slipstream._fast._pure.layout import LAYOUT, Sizes
 from slipstream.routing.weighted import cycle
 
 from .test_table import COMPILED, NOT_BUILT, NOW, PURE, TWINS, S
@@ -147,7 +148,7 @@ def test_avoid(fast: Any) -> None:
 @settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(st.integers(0, 63), min_size=1, max_size=40),
-    states=st.lists(st.tuples(st.integers(0, 63), st.integers(0, 15), st.integers(-1, 1 << 24), st.integers(-1, 1 << 24),
+    states=st.lists(st.tuples(st.integers(0, 63), st.integers(0, 15), *[st.integers(-1, 1 << 24)] * 2,
                               st.integers(0, 90 * S), st.booleans()), max_size=30),
     seeds=st.lists(st.integers(0, (1 << 64) - 1), min_size=1, max_size=10),
     avoid=st.none() | st.tuples(st.integers(0, 40), st.integers(0, 40)),
@@ -232,3 +233,15 @@ def test_a_pool_without_room_goes_on_alone(fast: Any) -> None:
     alone.refresh(NOW)
     assert (alone.fastest(), alone.cheapest()) == (0, 2)
     assert fast.Pool(table, b"p", [1, 2, 3]).turn() == 0
+
+
+def test_a_choice_outside_of_the_pool_is_not_believed(fast: Any) -> None:
+    buffer = bytearray(SIZES.total)
+    fast.Table.format(buffer, SIZES)
+    pool = fast.Pool(fast.Table(buffer, SIZES), b"p", [0, 1, 2])
+    pool.refresh(NOW)
+    assert pool.fastest() == 0
+    at = 8 * (SIZES.words()[2] + pool.slot * LAYOUT["POOL_WORDS"] + LAYOUT["P_FASTEST"])
+    for low, want in ((3, 2), (4, -1), (0, -1), (0xFFFF_FFFF, -1)):
+        struct.pack_into("<I", buffer, at, low)
+        assert pool.fastest() == want

@@ -1,8 +1,8 @@
 """Stand-in for the ``expect`` module that ``accept.py`` imports and that is not handed out with it.
 
-Four names, written from what ``accept.py`` does with them: ``sse`` splits an event stream after the WHATWG rules (a last
-event without its blank line counts) into ``[(event, data)]`` and a list of stray lines, ``jargs`` reads tool arguments,
-``GEM_FIN`` names Gemini's numeric finish reasons, ``FIN`` is imported there and not used.
+Four names, written from what ``accept.py`` does with them: ``sse`` splits an event stream after the WHATWG rules (a
+last event without its blank line counts) into ``[(event, data)]`` and a list of stray lines, ``jargs`` reads tool
+arguments, ``GEM_FIN`` names Gemini's numeric finish reasons, ``FIN`` is imported there and not used.
 """
 
 from __future__ import annotations

@@ -1,264 +1,161 @@
-"""Counters of one process, cheap to bump, turned into Prometheus families only when somebody scrapes.
+"""Counting, for all workers at once: every series is a few words in the shared table.
 
-The request path pays one dictionary look-up and a few additions. ``prometheus_client`` is imported at the first scrape.
-Names of system C (``llm_proxy_*``) are kept as they were promised (contracts C), ours are ``slipstream_*``.
+The request path pays a dictionary look-up and an atomic addition for each. What a worker counted outlives it, and any
+worker can show what all have counted (``exposition``).
 
 The rule that must not be broken: every label value is from a closed set (R31). Models that the configuration does not
-name are ``other``; providers, endpoints, classes are ours.
+name are ``other``; providers, endpoints and classes are ours.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from typing import Any
+from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from ..types import FailureClass
+from . import families as f
 
-DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
-"""System C's buckets for request durations."""
-TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-OVERHEAD_BUCKETS_S = (25e-6, 50e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3)
+if TYPE_CHECKING:
+    from .._fast.series import Series
+
 OTHER = "other"
-EPS = 1e-9
+SEPARATOR = "\0"
+MAX_LABEL_CHARS = 64
+"""A series' key holds 208 bytes; longer label values keep their beginning and a digest."""
+NANOS = 1_000_000_000
 
-Key = tuple[str, ...]
-
-
-class Histogram:
-    """Fixed buckets (upper bounds, inclusive), a sum and a count."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    @property
-    def count(self) -> int:
-        return sum(self.counts)
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """``(le, count)`` pairs as Prometheus wants them, ``+Inf`` last."""
-        total = 0
-        pairs = []
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            total += count
-            pairs.append((bound, float(total)))
-        return pairs
-
-    def quantile(self, q: float) -> float:
-        """The upper bound of the bucket that holds quantile ``q``; 0 when empty, the last bound beyond it."""
-        want, total = q * self.count, 0
-        if not self.count:
-            return 0.0
-        for bound, count in zip(self.bounds, self.counts, strict=False):
-            total += count
-            if total >= want - EPS:
-                return bound
-        return self.bounds[-1]
+Labels = tuple[str, ...]
 
 
-class TargetStats:
-    """What one provider did lately, for ``/health/detailed`` and the health gauges."""
+class _Flow:
+    """The slots of all requests of one endpoint, model, provider and key."""
 
-    __slots__ = ("attempts", "failures", "healthy", "last_failure", "latency_s")
+    __slots__ = ("duration", "requests", "tokens")
 
-    def __init__(self) -> None:
-        self.attempts = 0
-        self.failures = 0
-        self.healthy = True
-        self.last_failure: str | None = None
-        self.latency_s = 0.0
-        """Exponential average of the time to the header block, weight 1/8 (as TCP's smoothed round-trip time)."""
+    def __init__(self, duration: int, tokens: int) -> None:
+        self.duration = duration
+        self.tokens = tokens
+        self.requests: dict[int, int] = {}
 
 
 class Metrics:
-    """All counters. Keys are tuples of label values in the order of the family's label names."""
+    """The counters of one worker. ``worker`` is its slot in the table, for what must not outlive it."""
 
-    def __init__(self) -> None:
-        self.requests: dict[Key, list[int]] = {}
-        self.durations: dict[Key, Histogram] = {}
-        self.active: dict[str, int] = {}
-        self.tokens: dict[Key, list[int]] = {}
-        self.ttft: dict[Key, Histogram] = {}
-        self.rate: dict[Key, list[float]] = {}
-        self.attempts: dict[Key, list[int]] = {}
-        self.usage_source: dict[str, int] = {}
-        self.providers: dict[str, TargetStats] = {}
-        self.overhead = Histogram(OVERHEAD_BUCKETS_S)
-        self.disconnects = 0
-        self.failovers = 0
-        self.bad_requests: dict[str, int] = {}
-        self.log_suppressed = 0
-        self.reloads = {"ok": 0, "failed": 0}
-        self.cost_micro_usd: dict[str, int] = {}
-        self.cost_unknown = 0
+    def __init__(self, series: Series, worker: int = 0) -> None:
+        self.series = series
+        self.worker = worker
+        self.dropped = 0
+        """Additions lost because the table has no room for another series."""
+        self._slots: dict[tuple[f.Family, Labels], int] = {}
+        self._flows: dict[Labels, _Flow] = {}
+        self._active: dict[str, int] = {}
+        self._in_flight = 0
 
+    # ------------------------------------------------------------------ any family
+    def slot(self, family: f.Family, labels: Labels = ()) -> int:
+        """Where a series is; -1 if there is no room for it."""
+        key = family, labels
+        found = self._slots.get(key)
+        if found is None:
+            values = len(family.bounds) + 2 if family.kind is f.Kind.HISTOGRAM else 2
+            found = self._slots[key] = self.series.series(series_key(family, labels), values)
+        return found
+
+    def count(self, family: f.Family, labels: Labels = (), by: int = 1) -> None:
+        slot = self.slot(family, labels)
+        if slot < 0:
+            self.dropped += 1
+        else:
+            self.series.add(slot, 0, by)
+
+    def observe(self, family: f.Family, seconds: float, labels: Labels = ()) -> None:
+        slot = self.slot(family, labels)
+        if slot < 0:
+            self.dropped += 1
+        else:
+            self.series.observe(slot, bisect_left(family.bounds, seconds), int(seconds * NANOS))
+
+    # ------------------------------------------------------------------ requests
     def enter(self, endpoint: str) -> None:
-        self.active[endpoint] = self.active.get(endpoint, 0) + 1
+        self._in_flight += 1
+        self._add_active(endpoint, 1)
 
     def leave(self, endpoint: str) -> None:
-        self.active[endpoint] -= 1
+        self._in_flight -= 1
+        self._add_active(endpoint, -1)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight in this worker."""
+        return self._in_flight
 
     def request(self, endpoint: str, model: str, provider: str, status: int, key_name: str, duration_s: float) -> None:
         """One finished request of the data plane; ``status`` 499 means that the client went away."""
-        bump(self.requests, ("POST", endpoint, model, provider, str(status), key_name))
-        observe(self.durations, ("POST", endpoint, model, provider, key_name), duration_s, DURATION_BUCKETS_S)
+        labels = endpoint, model, provider, key_name
+        flow = self._flows.get(labels)
+        if flow is None:
+            flow = self._new_flow(labels)
+        slot = flow.requests.get(status)
+        if slot is None:
+            slot = self.slot(f.REQUESTS, ("POST", endpoint, model, provider, str(status), key_name))
+            flow.requests[status] = slot
+        if slot < 0 or flow.duration < 0:
+            self.dropped += 1
+            return
+        self.series.add(slot, 0, 1)
+        self.series.observe(flow.duration, bisect_left(f.DURATION_BUCKETS_S, duration_s), int(duration_s * NANOS))
 
-    def attempt(self, provider: str, failure: FailureClass, latency_s: float) -> None:
-        bump(self.attempts, (provider, failure.label))
-        stats = self.providers.get(provider)
-        if stats is None:
-            stats = self.providers[provider] = TargetStats()
-        stats.attempts += 1
-        if failure is FailureClass.NONE:
-            stats.healthy = True
-            stats.latency_s += (latency_s - stats.latency_s) / 8 if stats.latency_s else latency_s
-        elif failure not in (FailureClass.CLIENT_ERROR, FailureClass.CLIENT_GONE):
-            stats.failures += 1
-            stats.healthy = False
-            stats.last_failure = failure.label
+    def tokens(
+        self, endpoint: str, model: str, provider: str, key_name: str, prompt: int, completion: int, source: str
+    ) -> None:
+        """What one answer used."""
+        labels = endpoint, model, provider, key_name
+        flow = self._flows.get(labels)
+        if flow is None:
+            flow = self._new_flow(labels)
+        if flow.tokens >= 0:
+            self.series.add(flow.tokens, 0, prompt)
+            self.series.add(flow.tokens, 1, completion)
+        self.count(f.USAGE_SOURCE, (source,))
 
-    def add_tokens(self, model: str, provider: str, key_name: str, prompt: int, completion: int, source: str) -> None:
-        bump(self.tokens, (model, provider, "prompt", key_name), prompt)
-        bump(self.tokens, (model, provider, "completion", key_name), completion)
-        bump(self.tokens, (model, provider, "total", key_name), prompt + completion)
-        self.usage_source[source] = self.usage_source.get(source, 0) + 1
+    def attempt(self, provider: str, failure: FailureClass) -> None:
+        self.count(f.ATTEMPTS, (provider, failure.label))
 
-    def stream_speed(self, model: str, provider: str, ttft_s: float, tokens: int, seconds: float) -> None:
-        observe(self.ttft, ("provider", model, provider), ttft_s, TTFT_BUCKETS_S)
-        if tokens > 1 and seconds > 0:
-            self.rate[("provider", model, provider)] = [tokens / seconds]
+    def stream(self, model: str, provider: str, ttft_s: float, tokens: int, seconds: float) -> None:
+        """The pace of one stream: time to first token, then tokens over seconds."""
+        labels = "provider", model, provider
+        self.observe(f.TTFT, ttft_s, labels)
+        slot = self.slot(f.SPEED, labels)
+        if slot >= 0 and tokens > 1 and seconds > 0:
+            self.series.set(slot, 0, int(tokens / seconds * 1000))
 
-    def family_count(self) -> int:
-        """Rows held, to prove that labels are bounded (R31)."""
-        return sum(len(d) for d in (self.requests, self.durations, self.tokens, self.ttft, self.rate, self.attempts))
+    def cost(self, provider: str, micro_usd: int) -> None:
+        self.count(f.COST, (provider,), micro_usd)
 
-
-def bump(table: dict[Key, list[int]], key: Key, by: int = 1) -> None:
-    row = table.get(key)
-    if row is None:
-        table[key] = [by]
-    else:
-        row[0] += by
-
-
-def observe(table: dict[Key, Histogram], key: Key, value: float, bounds: tuple[float, ...]) -> None:
-    row = table.get(key)
-    if row is None:
-        row = table[key] = Histogram(bounds)
-    row.add(value)
-
-
-class _Collector:
-    def __init__(self, metrics: Metrics, gauges: Iterable[tuple[str, str, float]]) -> None:
-        self._metrics = metrics
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
-        m = self._metrics
-
-        def counter(name: str, text: str, labels: tuple[str, ...], rows: dict[Key, Any]) -> Any:
-            family = CounterMetricFamily(name, text, labels=labels)
-            for key, value in rows.items():
-                family.add_metric(key, value[0] if isinstance(value, list) else value)
-            return family
-
-        def histogram(name: str, text: str, labels: tuple[str, ...], rows: dict[Key, Histogram]) -> Any:
-            family = HistogramMetricFamily(name, text, labels=labels)
-            for key, row in rows.items():
-                family.add_metric(key, row.cumulative(), row.sum)
-            return family
-
-        def gauge(name: str, text: str, labels: tuple[str, ...], rows: dict[Key, float]) -> Any:
-            family = GaugeMetricFamily(name, text, labels=labels)
-            for key, value in rows.items():
-                family.add_metric(key, value)
-            return family
-
-        who = ("model", "provider", "api_key_name")
-        yield counter(
-            "llm_proxy_requests",
-            "Finished requests.",
-            ("method", "endpoint", *who[:2], "status_code", who[2]),
-            m.requests,
+    # ------------------------------------------------------------------ inside
+    def _new_flow(self, labels: Labels) -> _Flow:
+        endpoint, model, provider, key_name = labels
+        flow = self._flows[labels] = _Flow(
+            self.slot(f.DURATION, ("POST", endpoint, model, provider, key_name)),
+            self.slot(f.TOKENS, (model, provider, key_name)),
         )
-        yield histogram(
-            "llm_proxy_request_duration_seconds",
-            "From the request read to the last byte written.",
-            ("method", "endpoint", *who),
-            m.durations,
-        )
-        yield gauge(
-            "llm_proxy_active_requests", "Requests in flight.", ("endpoint",), {(k,): v for k, v in m.active.items()}
-        )
-        yield counter("llm_proxy_tokens", "Tokens used.", (*who[:2], "token_type", who[2]), m.tokens)
-        yield gauge(
-            "llm_proxy_provider_health",
-            "1 if the last telling attempt succeeded.",
-            ("provider",),
-            {(k,): float(s.healthy) for k, s in m.providers.items()},
-        )
-        yield gauge(
-            "llm_proxy_provider_latency_seconds",
-            "Moving average of the time to the header block.",
-            ("provider",),
-            {(k,): s.latency_s for k, s in m.providers.items()},
-        )
-        yield histogram("llm_proxy_ttft_seconds", "Time to first token.", ("source", *who[:2]), m.ttft)
-        yield gauge(
-            "llm_proxy_tokens_per_second",
-            "Speed of the last stream.",
-            ("source", *who[:2]),
-            {k: v[0] for k, v in m.rate.items()},
-        )
-        yield counter("slipstream_upstream_attempts", "Attempts by outcome.", ("provider", "outcome"), m.attempts)
-        yield counter("slipstream_failovers", "Attempts made on another target.", (), {(): m.failovers})
-        yield counter("slipstream_client_disconnects", "Clients gone before the end.", (), {(): m.disconnects})
-        yield counter(
-            "slipstream_usage_source",
-            "Where token counts came from (R8).",
-            ("usage_source",),
-            {(k,): v for k, v in m.usage_source.items()},
-        )
-        yield counter(
-            "slipstream_cost_usd",
-            "Cost by the configured prices.",
-            ("provider",),
-            {(k,): v / 1e6 for k, v in m.cost_micro_usd.items()},
-        )
-        yield counter("slipstream_cost_unknown", "Answers without a known price.", (), {(): m.cost_unknown})
-        yield counter(
-            "slipstream_bad_requests",
-            "Malformed HTTP by status.",
-            ("status",),
-            {(k,): v for k, v in m.bad_requests.items()},
-        )
-        yield counter("slipstream_log_suppressed", "Log lines not written (Q32).", (), {(): m.log_suppressed})
-        yield counter(
-            "slipstream_config_reloads", "Reloads by result.", ("result",), {(k,): v for k, v in m.reloads.items()}
-        )
-        yield histogram(
-            "slipstream_overhead_seconds", "Own time of a request without the upstream's (R38).", (), {(): m.overhead}
-        )
-        for name, text, value in self._gauges:
-            yield gauge(name, text, (), {(): value})
+        return flow
+
+    def _add_active(self, endpoint: str, by: int) -> None:
+        slot = self._active.get(endpoint)
+        if slot is None:
+            slot = self._active[endpoint] = self.slot(f.ACTIVE, (str(self.worker), endpoint))
+        if slot >= 0:
+            self.series.add(slot, 0, by)
 
 
-def render(metrics: Metrics, gauges: Iterable[tuple[str, str, float]], accept: str) -> tuple[bytes, str]:
-    """The page and its content type; OpenMetrics if ``accept`` asks for it."""
-    from prometheus_client import CollectorRegistry
-    from prometheus_client.exposition import choose_encoder
+def series_key(family: f.Family, labels: Labels) -> bytes:
+    """The key of a series in the table: the family's name and the label values, apart by NUL."""
+    return SEPARATOR.join((family.name, *map(_fit, labels))).encode()
 
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(metrics, gauges))
-    encoder, content_type = choose_encoder(accept)
-    return encoder(registry), content_type
+
+def _fit(label: str) -> str:
+    if len(label) <= MAX_LABEL_CHARS and label.isascii():
+        return label
+    return label[:24] + "~" + blake2b(label.encode(), digest_size=8).hexdigest()

@@ -2,17 +2,25 @@
 
 A failure that says something about the target (not about the request) makes it rest: as long as the provider asked
 (``Retry-After``), else 1 s doubling to 30 s with each failure in a row. One success ends it. A pool whose targets all
-rest is used all the same: a guess about health never turns a request away. Time is an argument.
+rest is used all the same: a guess about health never turns a request away.
+
+When a rest ends stands in the shared table, so all workers keep it. Times are seconds of the machine's monotonic clock.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..types import FailureClass
+
+if TYPE_CHECKING:
+    from .._fast.table import Table
 
 BASE_S = 1.0
 """First rest (reliability.md Q11: 1 s doubling)."""
 MAX_S = 30.0
-_TELLING = frozenset(
+NANOS = 1_000_000_000
+RETRYABLE = frozenset(
     {
         FailureClass.CONNECT,
         FailureClass.TIMEOUT,
@@ -23,43 +31,43 @@ _TELLING = frozenset(
         FailureClass.MALFORMED,
     }
 )
-RETRYABLE = _TELLING
-"""Failures after which another target may be tried, as long as nothing reached the client (R16, R54)."""
+"""Failures that say something about the target: it rests, and another may be tried as long as nothing reached the
+client (R16, R54)."""
 
 
 class Cooldowns:
-    """Rest of the targets of one snapshot, by row."""
+    """Rests by row of the shared table. How often a target failed in a row is known to this process only."""
 
-    __slots__ = ("_failures", "_until")
+    __slots__ = ("_failures", "_table")
 
-    def __init__(self) -> None:
-        self._until: dict[int, float] = {}
+    def __init__(self, table: Table) -> None:
+        self._table = table
         self._failures: dict[int, int] = {}
 
     def resting(self, row: int, now: float) -> bool:
-        until = self._until.get(row)
-        return until is not None and now < until
+        return not self._table.available(row, int(now * NANOS))
 
     def remaining_s(self, row: int, now: float) -> float:
         """Seconds until ``row`` may be used again, 0 if it may now."""
-        return max(0.0, self._until.get(row, now) - now)
+        return max(0.0, self._table.cooldown(row) / NANOS - now)
 
     def succeeded(self, row: int) -> None:
-        if self._until:
-            self._until.pop(row, None)
+        if self._table.cooldown(row):
+            self._table.clear_cooldown(row)
+        if self._failures:
             self._failures.pop(row, None)
 
     def failed(self, row: int, failure: FailureClass, now: float, retry_after_s: float | None) -> None:
-        if failure not in _TELLING:
+        if failure not in RETRYABLE:
             return
         count = self._failures.get(row, 0)
         self._failures[row] = count + 1
-        if retry_after_s is not None:  # the latest word of the provider counts (R53)
-            self._until[row] = now + retry_after_s
-            return
-        # of a request that was under way already: it does not shorten what the provider asked for (S-25)
-        until = now + min(MAX_S, BASE_S * 2 ** min(count, 10))
-        self._until[row] = max(until, self._until.get(row, until))
+        if retry_after_s is None:
+            rest = min(MAX_S, BASE_S * 2 ** min(count, 10))
+        else:
+            rest = retry_after_s
+            self._table.clear_cooldown(row)  # the provider's latest word counts, also when it is a shorter one
+        self._table.extend_cooldown(row, int((now + rest) * NANOS))
 
     def failures_in_a_row(self, row: int) -> int:
         return self._failures.get(row, 0)

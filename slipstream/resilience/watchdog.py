@@ -1,7 +1,8 @@
-"""One timer for all limits of an attempt.
+"""One timer for all limits of all attempts.
 
-Arming a limit is two assignments; the event loop's timer is set once and set again only when it fires too early. That
-is what makes a time-out per chunk affordable: ``asyncio.timeout`` would make a context and a timer handle for each.
+Arming a limit is an assignment. The loop's timer stands at the earliest limit of all watchdogs and is moved only when
+it fires, or when an earlier limit comes: that is what makes a limit per chunk affordable (``asyncio.timeout`` would
+make a context and a timer for each).
 
 When a limit passes, the task that entered the watchdog is cancelled and the ``CancelledError`` becomes
 ``UpstreamTimeout`` at the ``with`` statement. A cancellation from outside (the client went away) passes through, also
@@ -18,33 +19,63 @@ from ..errors import UpstreamTimeout
 NEVER = float("inf")
 
 
+class Deadlines:
+    """The watchdogs of one event loop."""
+
+    __slots__ = ("_at", "_dogs", "_handle", "loop", "time")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.time = loop.time
+        self._dogs: set[Watchdog] = set()
+        self._at = NEVER
+        self._handle: asyncio.TimerHandle | None = None
+
+    def add(self, dog: Watchdog) -> None:
+        self._dogs.add(dog)
+        if dog.due < self._at:
+            self._set(dog.due)
+
+    def sooner(self, due: float) -> None:
+        """A limit was armed that may be the earliest now."""
+        if due < self._at:
+            self._set(due)
+
+    def discard(self, dog: Watchdog) -> None:
+        """The timer stays where it is: the next watchdog will want one anyway."""
+        self._dogs.discard(dog)
+
+    def _set(self, due: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._at = due
+        self._handle = self.loop.call_at(due, self._fire)
+
+    def _fire(self) -> None:
+        now = self.time()
+        self._handle = None
+        self._at = NEVER
+        for dog in [dog for dog in self._dogs if dog.due <= now]:
+            self._dogs.discard(dog)
+            dog.bite(now)
+        if self._dogs:
+            self.sooner(min(dog.due for dog in self._dogs))
+
+
 class Watchdog:
     """``total_at``: the loop time at which the whole attempt must be over; ``total_s`` is that limit for the
     message.
     """
 
-    __slots__ = (
-        "_at",
-        "_cancelling",
-        "_fired",
-        "_handle",
-        "_limit_s",
-        "_loop",
-        "_phase",
-        "_task",
-        "_total_at",
-        "_total_s",
-    )
+    __slots__ = ("_cancelling", "_deadlines", "_fired", "_limit_s", "_phase", "_task", "_total_at", "_total_s", "due")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, total_at: float, total_s: float) -> None:
-        self._loop = loop
-        self._total_at = total_at
+    def __init__(self, deadlines: Deadlines, total_at: float, total_s: float) -> None:
+        self._deadlines = deadlines
+        self._total_at = self.due = total_at
         self._total_s = total_s
-        self._at = NEVER
         self._phase = ""
         self._limit_s = 0.0
         self._fired = ""
-        self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
 
@@ -52,32 +83,26 @@ class Watchdog:
         """From now on ``phase`` may last ``seconds``; replaces the limit armed before."""
         self._phase = phase
         self._limit_s = seconds
-        self._at = self._loop.time() + seconds
-        handle = self._handle
-        if handle is None:  # there is no total, or this is not entered, or a limit has passed already
-            if self._task is not None and not self._fired:
-                self._set(self._at)
-        elif handle.when() > self._at:
-            handle.cancel()
-            self._set(self._at)
+        at = self._deadlines.time() + seconds
+        self.due = due = min(self._total_at, at)
+        if self._task is not None:
+            self._deadlines.sooner(due)
 
     def disarm(self) -> None:
         """No limit but the total (while waiting for the client, not for the provider)."""
-        self._at = NEVER
+        self.due = self._total_at
 
     def __enter__(self) -> Watchdog:
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task(self._deadlines.loop)
         if task is None:
             raise RuntimeError("a watchdog needs a task")
         self._task = task
         self._cancelling = task.cancelling()
-        self._set(min(self._at, self._total_at))
+        self._deadlines.add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        self._deadlines.discard(self)
         task, self._task = self._task, None
         if not self._fired or task is None:
             return
@@ -85,18 +110,8 @@ class Watchdog:
             limit = self._total_s if self._fired == "total" else self._limit_s
             raise UpstreamTimeout(self._fired, limit) from None
 
-    def _set(self, when: float) -> None:
-        self._handle = self._loop.call_at(when, self._check) if when != NEVER else None
-
-    def _check(self) -> None:
-        now = self._loop.time()
-        self._handle = None
-        if now >= self._total_at:
-            self._fired = "total"
-        elif now >= self._at:
-            self._fired = self._phase
-        else:
-            self._set(min(self._at, self._total_at))
-            return
+    def bite(self, now: float) -> None:
+        """The limit has passed."""
+        self._fired = "total" if now >= self._total_at else self._phase
         if self._task is not None:
             self._task.cancel()

@@ -56,12 +56,13 @@ class Pool:
 
 
 class RouteTable:
-    """All routes of one snapshot."""
+    """All routes of one snapshot. ``row_of`` gives the row of a target's statistics by the target's name."""
 
-    __slots__ = ("_by_name", "_remembered", "_rows", "_snapshot", "_static", "targets")
+    __slots__ = ("_by_name", "_remembered", "_row_of", "_rows", "_snapshot", "_static", "targets")
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, row_of: Callable[[str], int]) -> None:
         self._snapshot = snapshot
+        self._row_of = row_of
         self._rows: dict[tuple[str, str | None], Target] = {}
         self._remembered: dict[tuple[Target, ...], Pool] = {}
         self.targets: list[Target] = []
@@ -113,7 +114,7 @@ class RouteTable:
         key = (spec.name, upstream_model if listed else None)
         target = self._rows.get(key)
         if target is None:
-            target = Target(len(self.targets), spec, key[1], spec.weight)
+            target = Target(self._row_of(f"{spec.name}/{key[1] or '*'}"), spec, key[1], spec.weight)
             self._rows[key] = target
             self.targets.append(target)
         return target

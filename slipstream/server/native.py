@@ -76,7 +76,7 @@ REASONS: Mapping[int, bytes] = {
 class NativeExchange:
     """One request and its answer (``engine.Exchange``)."""
 
-    __slots__ = ("_chunked", "_conn", "_encoding", "origin", "data", "request_id", "started")
+    __slots__ = ("_chunked", "_conn", "_encoding", "data", "origin", "request_id", "started")
 
     def __init__(self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None) -> None:
         self._conn = conn

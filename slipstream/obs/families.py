@@ -1,0 +1,85 @@
+"""The metric families we export: their names, labels and buckets, and nothing else.
+
+System C's names (``llm_proxy_*``) stand as they were promised (contracts C); ours begin with ``slipstream_``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+"""System C's buckets for request durations."""
+TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+OVERHEAD_BUCKETS_S = (25e-6, 50e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3)
+
+
+class Kind(Enum):
+    """How the values of a series are read."""
+
+    COUNTER = "counter"
+    MICRO = "counter of millionths"
+    GAUGE = "gauge of thousandths"
+    HISTOGRAM = "histogram; the sum is in nanoseconds"
+    TOKENS = "two counters, prompt and completion, with the label token_type behind the second"
+    ACTIVE = "gauge per worker, its first label the worker; summed over those that live"
+
+
+class Family(NamedTuple):
+    """One exported family. ``labels`` are the label names in the order of the values in a series' key."""
+
+    name: str
+    kind: Kind
+    text: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+_WHO = ("model", "provider", "api_key_name")
+
+REQUESTS = Family(
+    "llm_proxy_requests",
+    Kind.COUNTER,
+    "Finished requests.",
+    ("method", "endpoint", "model", "provider", "status_code", "api_key_name"),
+)
+DURATION = Family(
+    "llm_proxy_request_duration_seconds",
+    Kind.HISTOGRAM,
+    "From the request read to the last byte written.",
+    ("method", "endpoint", *_WHO),
+    DURATION_BUCKETS_S,
+)
+ACTIVE = Family("llm_proxy_active_requests", Kind.ACTIVE, "Requests in flight.", ("endpoint",))
+TOKENS = Family("llm_proxy_tokens", Kind.TOKENS, "Tokens used.", ("model", "provider", "token_type", "api_key_name"))
+TTFT = Family(
+    "llm_proxy_ttft_seconds",
+    Kind.HISTOGRAM,
+    "Time to first token.",
+    ("source", "model", "provider"),
+    TTFT_BUCKETS_S,
+)
+SPEED = Family("llm_proxy_tokens_per_second", Kind.GAUGE, "Speed of the last stream.", ("source", "model", "provider"))
+ATTEMPTS = Family("slipstream_upstream_attempts", Kind.COUNTER, "Attempts by outcome.", ("provider", "outcome"))
+FAILOVERS = Family("slipstream_failovers", Kind.COUNTER, "Attempts made on another target.")
+DISCONNECTS = Family("slipstream_client_disconnects", Kind.COUNTER, "Clients gone before the end.")
+USAGE_SOURCE = Family("slipstream_usage_source", Kind.COUNTER, "Where token counts came from (R8).", ("usage_source",))
+COST = Family("slipstream_cost_usd", Kind.MICRO, "Cost by the configured prices.", ("provider",))
+COST_UNKNOWN = Family("slipstream_cost_unknown", Kind.COUNTER, "Answers without a known price (R69).")
+BAD_REQUESTS = Family("slipstream_bad_requests", Kind.COUNTER, "Malformed HTTP by status.", ("status",))
+LOG_SUPPRESSED = Family("slipstream_log_suppressed", Kind.COUNTER, "Log lines not written (Q32).")
+RELOADS = Family("slipstream_config_reloads", Kind.COUNTER, "Reloads by result.", ("result",))
+OVERHEAD = Family(
+    "slipstream_overhead_seconds",
+    Kind.HISTOGRAM,
+    "Own time of a request without the upstream's (R38).",
+    (),
+    OVERHEAD_BUCKETS_S,
+)
+FAMILIES = {
+    family.name: family
+    for family in (
+        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, DISCONNECTS, USAGE_SOURCE, COST,
+        COST_UNKNOWN, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, OVERHEAD,
+    )
+}  # fmt: skip

@@ -58,7 +58,11 @@ class FailureClass(IntEnum):
 
     @property
     def label(self) -> str:
-        return self.name.lower()
+        """The metric label."""
+        return _LABELS[self]
+
+
+_LABELS = tuple(failure.name.lower() for failure in FailureClass)
 
 
 class Secret:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -16,9 +17,24 @@ DEADLINE_S = 5.0
 
 
 def run(main: Coroutine[Any, Any, T], timeout_s: float = 30.0) -> T:
-    """Run to the end in a new loop; a test that hangs fails."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(asyncio.wait_for(main, timeout_s))
+    """Run to the end in a new loop; a test that hangs fails, and so does one that leaves a transport open."""
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
+        result = runner.run(asyncio.wait_for(main, timeout_s))
+    except BaseException:
+        _close(runner)
+        raise
+    unclosed = _close(runner)
+    assert not unclosed, unclosed
+    return result
+
+
+def _close(runner: asyncio.Runner) -> list[str]:
+    """Close the loop, and say what was left open. Not as errors: uvloop never ends closing when a warning is one."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runner.close()
+    return [str(warning.message) for warning in caught]
 
 
 async def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> float:

@@ -16,6 +16,8 @@ from slipstream.engine.exchange import ClientGone
 from slipstream.engine.pipeline import serve
 from slipstream.engine.runtime import Runtime
 from slipstream.net.upstream import UpstreamRequest
+from slipstream.obs import families as f
+from slipstream.obs.exposition import read
 from slipstream.types import Endpoint, Secret
 from slipstream.wire import headers as wire_headers
 from tests.virtual import loop_now
@@ -96,6 +98,11 @@ def refuse(status: int, message: str = "no", **headers: str) -> Plan:
 
 
 class FakeReply:
+    complete = False
+
+    def take(self) -> bytes:
+        raise AssertionError("nothing to take")
+
     def __init__(self, plan: Plan) -> None:
         self.status = plan.status
         self.headers = plan.headers
@@ -164,7 +171,7 @@ class FakeUpstream:
         self.closed = True
 
     def stats(self) -> Mapping[str, int]:
-        return {}
+        return {"connections_made": len(self.requests), "connections_reused": 0, "replays": 0}
 
     @property
     def bodies(self) -> list[Any]:
@@ -302,18 +309,33 @@ class World:
     def asked(self) -> dict[str, int]:
         return {name: len(u.requests) for name, u in self.upstreams.items()}
 
+    def row(self, name: str) -> int:
+        """The row of the one target of a provider."""
+        (row,) = (t.row for t in self.runtime.active.routes.targets if t.provider.name == name)
+        return row
+
+    def series(self, family: f.Family) -> dict[tuple[str, ...], list[int]]:
+        """What the table holds of a family: values by labels."""
+        return read(self.runtime.shared.series)[family.name]
+
+    def counted(self, family: f.Family) -> dict[tuple[str, ...], int]:
+        """The first value of every series of a family that was ever counted."""
+        return {labels: values[0] for labels, values in self.series(family).items() if any(values)}
+
     @property
     def finished(self) -> dict[str, int]:
         """Settled requests by status."""
         out: dict[str, int] = {}
-        for key, row in self.runtime.metrics.requests.items():
-            out[key[4]] = out.get(key[4], 0) + row[0]
+        for key, count in self.counted(f.REQUESTS).items():
+            out[key[4]] = out.get(key[4], 0) + count
         return out
 
     def settled_once(self, requests: int = 1) -> None:
         """Nothing in flight, each request counted once, every upstream connection given back (R51)."""
         assert sum(self.finished.values()) == requests
-        assert sum(h.count for h in self.runtime.metrics.durations.values()) == requests
+        assert sum(sum(values[:-1]) for values in self.series(f.DURATION).values()) == requests
         assert self.runtime.in_flight == 0
+        assert self.counted(f.ACTIVE) == {}
+        assert self.runtime.metrics.dropped == 0
         assert self.runtime.active.in_flight == 0
         assert all(u.all_closed for u in self.upstreams.values())

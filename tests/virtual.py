@@ -47,6 +47,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return sorted((h for h in scheduled if not h.cancelled()), key=asyncio.TimerHandle.when)
 
 
+async def only_a_stale_timer() -> None:
+    """At most one timer stays behind, that of the deadlines; when its time comes nothing happens, and none follows."""
+    loop = loop_now()
+    left, tasks = loop.timers(), asyncio.all_tasks()
+    assert len(left) <= 1
+    if left:
+        await asyncio.sleep(left[0].when() - loop.time() + 1)
+    assert loop.timers() == []
+    assert asyncio.all_tasks() == tasks
+
+
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run to the end in a new virtual loop."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:

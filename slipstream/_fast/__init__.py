@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ._errors import JsonError, SseLimitError
+from ._pure.layout import DEFAULT_SIZES, KEY_MAX, WORKERS, Sizes, TableError
 
 if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
     try:
@@ -66,7 +67,11 @@ if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
             E_HEAD,
             ResponseReader,
         )
+        from .select import Pool
+        from .series import Series
         from .sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_MULTI, F_RETRY, F_STRAY, SseFramer
+        from .table import Table
+        from .tally import Tally
 
         COMPILED = True
     except ImportError:
@@ -128,12 +133,18 @@ if not COMPILED and not TYPE_CHECKING:
         E_HEAD,
         ResponseReader,
     )
+    from ._pure.select import Pool
+    from ._pure.series import Series
     from ._pure.sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_MULTI, F_RETRY, F_STRAY, SseFramer
+    from ._pure.table import Table
+    from ._pure.tally import Tally
+
 
 __all__ = [
     "ABSENT",
     "ARRAY",
     "COMPILED",
+    "DEFAULT_SIZES",
     "E_BODY",
     "E_DONE",
     "E_ERROR",
@@ -156,8 +167,8 @@ __all__ = [
     "H_ORIGIN",
     "H_REQUEST_ID",
     "H_TIMEOUT",
-    "JsonError",
     "KEYS",
+    "KEY_MAX",
     "K_INPUT",
     "K_MAX_COMPLETION_TOKENS",
     "K_MAX_TOKENS",
@@ -177,15 +188,23 @@ __all__ = [
     "R_INVALID",
     "R_ROLE",
     "R_USAGE",
+    "STRING",
+    "TRUE",
+    "WORKERS",
+    "JsonError",
+    "Pool",
     "ReplyScan",
     "RequestGuard",
     "RequestHead",
     "RequestScan",
     "ResponseReader",
-    "STRING",
+    "Series",
+    "Sizes",
     "SseFramer",
     "SseLimitError",
-    "TRUE",
+    "Table",
+    "TableError",
+    "Tally",
     "decode_string",
     "scan_request",
 ]

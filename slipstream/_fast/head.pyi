@@ -1,4 +1,5 @@
-"""What is in the head of a request that ``RequestGuard`` has passed (RFC 9112 2.1): the route, the framing, a few fields.
+"""What is in the head of a request that ``RequestGuard`` has passed (RFC 9112 2.1): the route, the framing, a few
+fields.
 
 One object per connection is used again for every request; ``value`` copies a field only when it is asked for.
 """
@@ -21,7 +22,9 @@ class RequestHead:
 
     def __init__(self, paths: tuple[bytes, ...]) -> None: ...
     def read(self, data: bytes, at: int = 0) -> int:
-        """Read the head that begins at ``at`` (behind empty lines); returns the offset behind it, -1 if it is not whole."""
+        """Read the head that begins at ``at`` (behind empty lines); returns the offset behind it, -1 if it is not
+        whole.
+        """
     def value(self, field: int) -> bytes | None:
         """The value of the first field of this name, without blanks around it; ``None`` if there is none."""
     def forget(self) -> None:

@@ -82,6 +82,13 @@ class RequestScan:
         """Start of the key string itself (its quote); -1 when absent."""
     def key_end(self, key: int) -> int:
         """End of the key string itself (behind its quote); -1 when absent."""
+    def plain_model(self, body: bytes, subject: int) -> str | None:
+        """The model name, if everything that decides is as it mostly is; else ``None``: look closer.
+
+        As it mostly is: no watched key twice; ``model`` a string of 1 to 256 bytes without escapes; ``subject`` there,
+        and an array if it is ``messages``; ``stream`` true, false, null or absent; ``stream_options`` an object, null
+        or absent. ``body`` must be what was scanned.
+        """
 
 def scan_request(body: bytes, max_depth: int = 128) -> RequestScan:
     """Validate a whole body, which must be one JSON object, and find its watched keys.

@@ -15,7 +15,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp
 
 from slipstream._fast.jsoncore cimport (
-    KIND_ABSENT, MAX_LEVELS, Key, enter, kind_of, next_item, skip_space, skip_value, take_key,
+    KIND_ABSENT, KIND_ARRAY, KIND_NULL, KIND_OBJECT, KIND_STRING, MAX_LEVELS, Key, enter, kind_of, next_item,
+    skip_space, skip_value, take_key,
 )
 from slipstream._fast.jsonstring cimport (
     E_BOM, E_DEPTH, E_NOT_OBJECT, E_TRAILING, fail, fail_code, fail_pos, skip_string, unescape,
@@ -83,6 +84,10 @@ cdef int watched(const uint8_t* k, Py_ssize_t n) noexcept nogil:
     if n == 21:
         return W_MAX_COMPLETION_TOKENS if same(k, b"max_completion_tokens", 21) else -1
     return -1
+
+
+cdef enum:
+    MODEL_MAX = 256         # bytes of a model name; the same in wire/request.py
 
 
 cdef inline void clear_options(Options* o) noexcept nogil:
@@ -163,6 +168,19 @@ cdef Py_ssize_t scan_body(const uint8_t* s, Py_ssize_t n, int max_depth, Request
     return i if i >= n else fail(E_TRAILING, i)
 
 
+cdef bint plain(Request* r, const char* s, int subject) noexcept nogil:
+    """Everything that decides is as it mostly is: nobody has to look closer."""
+    cdef Span* model = &r.span[<int>W_MODEL]
+    cdef int stream = r.kind[<int>W_STREAM], options = r.kind[<int>W_STREAM_OPTIONS], known = r.kind[subject]
+    if r.duplicates or r.kind[<int>W_MODEL] != KIND_STRING or not 3 <= model.end - model.start <= MODEL_MAX + 2:
+        return False
+    if known == KIND_ABSENT or (subject == <int>W_MESSAGES and known != KIND_ARRAY):
+        return False
+    if KIND_STRING <= stream <= KIND_ARRAY or options not in (<int>KIND_ABSENT, <int>KIND_NULL, <int>KIND_OBJECT):
+        return False
+    return memchr(s + model.start, c'\\', model.end - model.start) == NULL
+
+
 # ---------------------------------------------------------------------------------------------------- the Python face
 
 ABSENT, STRING, NUMBER, OBJECT, ARRAY, TRUE, FALSE = range(7)
@@ -232,6 +250,14 @@ cdef class RequestScan:
     def key_end(self, int key):
         cdef Span* span = self.span(key)
         return -1 if span is NULL else span.key_end
+
+    def plain_model(self, bytes body not None, int subject):
+        cdef Span* span = &self.r.span[<int>W_MODEL]
+        if not 0 <= subject < N_WATCHED:
+            raise IndexError("no such watched key")
+        if span.end > PyBytes_GET_SIZE(body) or not plain(&self.r, PyBytes_AS_STRING(body), subject):
+            return None
+        return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(body) + span.start + 1, span.end - span.start - 2, NULL)
 
 
 cdef object error(Py_ssize_t packed, int max_depth):

@@ -7,59 +7,76 @@ from __future__ import annotations
 
 import logging
 
+from ..obs.metrics import NANOS
 from ..types import FailureClass
-from ..wire.usage import Usage
-from .context import CLIENT_GONE_STATUS, RequestContext
+from .context import RequestContext
 from .runtime import Active, Runtime
 
 log = logging.getLogger("slipstream.request")
 NO_PROVIDER = "none"
+MICROS = 1_000_000
 
 
 def settle(runtime: Runtime, active: Active, ctx: RequestContext) -> None:
+    """Count and log one request; ``ctx`` is not used afterwards."""
     metrics = runtime.metrics
     now = ctx.t_end = runtime.clock()
-    provider = ctx.target.provider.name if ctx.target is not None else NO_PROVIDER
-    endpoint = ctx.endpoint.label
-    metrics.request(endpoint, ctx.model_label, provider, ctx.status, ctx.key_name, now - ctx.t_start)
-    if ctx.status == CLIENT_GONE_STATUS:
-        metrics.disconnects += 1
-    if ctx.attempts:
-        usage = ctx.usage
-        metrics.add_tokens(ctx.model_label, provider, ctx.key_name, usage.prompt, usage.completion, usage.source)
-        _price(runtime, ctx, usage)
-        if ctx.error is None and ctx.status == 200:
-            metrics.overhead.add(max(0.0, now - ctx.t_read - ctx.upstream_s))
-        if ctx.first_content_at:
-            spent = now - ctx.first_content_at
-            metrics.stream_speed(
-                ctx.model_label, provider, ctx.first_content_at - ctx.t_start, ctx.completion_events, spent
-            )
+    target = ctx.target
+    if target is None:
+        labels = ctx.endpoint.label, ctx.model_label, NO_PROVIDER, ctx.key_name, ctx.status, "", False
+        metrics.finished(labels, duration_s=now - ctx.t_start)
+    else:
+        provider, usage = target.provider, ctx.usage
+        price, prompt, completion = provider.price, usage.prompt, usage.completion
+        micro = 0 if price is None else round(prompt * price.input + completion * price.output)
+        good = ctx.error is None and ctx.status == 200
+        first = ctx.first_content_at
+        metrics.finished(
+            (
+                ctx.endpoint.label,
+                ctx.model_label,
+                provider.name,
+                ctx.key_name,
+                ctx.status,
+                usage.source,
+                price is not None,
+            ),
+            duration_s=now - ctx.t_start,
+            overhead_s=max(0.0, now - ctx.t_read - ctx.upstream_s) if good else -1.0,
+            ttft_s=first - ctx.t_start if first else -1.0,
+            prompt=prompt,
+            completion=completion,
+            micro_usd=micro,
+        )
+        if prompt or completion:
+            runtime.table.add_usage(target.row, prompt, completion, micro)
+        if first:
+            metrics.speed(ctx.model_label, provider.name, ctx.completion_events, now - first)
     if ctx.error is not None and ctx.error.source != "client":
-        _log(logging.WARNING, active, ctx, provider)
+        _log(logging.WARNING, active, ctx)
     elif active.snapshot.server.access_log:
-        _log(logging.INFO, active, ctx, provider)
+        _log(logging.INFO, active, ctx)
 
 
-def _price(runtime: Runtime, ctx: RequestContext, usage: Usage) -> None:
-    """Micro-dollars by the configured price; unknown is counted, never taken for 0 (R69)."""
-    if ctx.target is None or usage.source == "none":
-        return
-    spec = ctx.target.provider
-    if spec.price is None:
-        runtime.metrics.cost_unknown += 1
-        return
-    micro = round(usage.prompt * spec.price.input + usage.completion * spec.price.output)
-    costs = runtime.metrics.cost_micro_usd
-    costs[spec.name] = costs.get(spec.name, 0) + micro
+def attempted(runtime: Runtime, ctx: RequestContext, failure: FailureClass) -> None:
+    """Count one attempt by how it ended (``CLIENT_GONE`` when the client left during it)."""
+    target = ctx.target
+    assert target is not None
+    good = failure is FailureClass.NONE
+    if not good:
+        ctx.trail.append(f"{target.provider.name}:{failure.label}")
+    runtime.metrics.attempt(target.provider.name, failure)
+    ttft_us = int((ctx.first_content_at - ctx.t_attempt) * MICROS) if ctx.first_content_at else -1
+    latency_us = int(ctx.header_s * MICROS) if good else -1
+    runtime.table.record(target.row, failure, latency_us, ttft_us, int(runtime.clock() * NANOS))
 
 
-def _log(level: int, active: Active, ctx: RequestContext, provider: str) -> None:
+def _log(level: int, active: Active, ctx: RequestContext) -> None:
     fields: dict[str, object] = {
         "request_id": ctx.request_id,
         "endpoint": ctx.endpoint.label,
         "model": ctx.model_label,
-        "provider": provider,
+        "provider": ctx.target.provider.name if ctx.target is not None else NO_PROVIDER,
         "status": ctx.status,
         "ms": round((ctx.t_end - ctx.t_start) * 1000, 1),
         "attempts": ctx.attempts,
@@ -74,11 +91,3 @@ def _log(level: int, active: Active, ctx: RequestContext, provider: str) -> None
         if ctx.trail:
             fields["trail"] = ctx.trail
     log.log(level, "request", extra={"fields": fields})
-
-
-def failed(runtime: Runtime, ctx: RequestContext, failure: FailureClass) -> None:
-    """Count one failed attempt (``CLIENT_GONE`` when the client left during it)."""
-    assert ctx.target is not None
-    name = ctx.target.provider.name
-    ctx.trail.append(f"{name}:{failure.label}")
-    runtime.metrics.attempt(name, failure, ctx.header_s)

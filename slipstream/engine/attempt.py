@@ -6,20 +6,18 @@ starts from the client's original bytes (R59), under one watchdog for the four l
 
 from __future__ import annotations
 
-import asyncio
-
 from ..config.snapshot import Target, Timeouts
 from ..errors import UpstreamError
 from ..net.upstream import UpstreamReply, UpstreamRequest
 from ..resilience.watchdog import Watchdog
 from ..wire.headers import Block, retry_after_s
 from ..wire.openai_errors import MAX_ERROR_BYTES, read_error
-from ..wire.openai_stream import StreamTap
+from ..wire.openai_stream import StreamTap, check_reply
 from ..wire.request import Call, outbound_body
 from ..wire.usage import estimate, read_openai_usage
 from .context import RequestContext
 from .exchange import Exchange
-from .relay import drain, read_whole, relay_stream, relay_whole
+from .relay import MAX_REPLY_BYTES, drain, read_whole, relay_stream
 from .runtime import Active, Runtime
 
 
@@ -37,37 +35,44 @@ async def attempt(
     """Ask ``target`` for ``model`` (its own name for it). Returns when the client has its answer."""
     ctx.target = target
     ctx.attempts += 1
-    outbound = active.outbound[target.provider.name]
+    provider = target.provider
+    outbound = active.outbound[provider.name]
+    timeouts = provider.timeouts
     url, headers = outbound.post[call.endpoint]
-    timeouts = target.provider.timeouts
     body = outbound_body(call, model, ask_usage=outbound.kind.ask_usage, rename=outbound.kind.rename)
-    loop = asyncio.get_running_loop()
-    total_left = timeouts.total_s - (runtime.clock() - ctx.t_start)
+    clock, deadlines = runtime.clock, runtime.deadlines
+    sent = ctx.t_attempt = clock()
+    limit = first_byte_limit(timeouts, call.stream)
     reply: UpstreamReply | None = None
+    runtime.enter(runtime.worker, target.row)
     try:
-        with Watchdog(loop, loop.time() + total_left, timeouts.total_s) as dog:
-            dog.arm("first_byte", first_byte_limit(timeouts, call.stream))
-            sent = runtime.clock()
-            request = UpstreamRequest(outbound.spec.name, url, headers, body, timeouts.connect_s)
+        with Watchdog(deadlines, deadlines.time() + timeouts.total_s - (sent - ctx.t_start), timeouts.total_s) as dog:
+            if limit < timeouts.total_s:
+                dog.arm("first_byte", limit)
             try:
-                reply = await outbound.transport.send(request)
+                reply = await outbound.transport.send(
+                    UpstreamRequest(provider.name, url, headers, body, timeouts.connect_s)
+                )
             finally:
-                waited = runtime.clock() - sent
-                ctx.upstream_s += waited
-            ctx.header_s = waited
+                ctx.header_s = clock() - sent
+                ctx.upstream_s += ctx.header_s
             if not 200 <= reply.status < 300:
                 raise await _refused(runtime, ctx, reply, dog, timeouts.idle_s, target)
             if call.stream:
                 head = _headers(outbound.stream_headers, ctx)
                 await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, head)
             else:
-                head = _headers(outbound.whole_headers, ctx)
-                usage = await relay_whole(ctx, exchange, reply, dog, timeouts.idle_s, head, runtime.clock)
+                whole = reply.take() if reply.complete else None
+                if whole is None:
+                    whole = await read_whole(ctx, reply, dog, timeouts.idle_s, MAX_REPLY_BYTES, clock)
+                usage = check_reply(call.endpoint, whole, provider=provider.name)
+                exchange.reply(200, _headers(outbound.whole_headers, ctx), whole)
                 if usage is not None:
                     ctx.usage = read_openai_usage(usage) or ctx.usage
         if call.stream:
-            await drain(ctx, reply, runtime.clock)
+            await drain(ctx, reply, clock)
     finally:
+        runtime.leave(runtime.worker, target.row)
         if reply is not None:
             reply.close()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ..config.snapshot import Target
 from ..errors import GatewayError
+from ..obs.metrics import CLIENT_GONE_STATUS
 from ..types import Endpoint
 from ..wire.request import Call
 from ..wire.usage import NO_USAGE, Usage
 
-CLIENT_GONE_STATUS = 499
-"""What is counted when the client left before the answer was complete (nginx's convention)."""
+__all__ = ["CLIENT_GONE_STATUS", "RequestContext"]
 
 
 class RequestContext:
@@ -27,6 +27,7 @@ class RequestContext:
         "model_label",
         "request_id",
         "status",
+        "t_attempt",
         "t_end",
         "t_read",
         "t_start",
@@ -54,6 +55,8 @@ class RequestContext:
         """``provider:failure`` of every failed attempt (R56)."""
         self.upstream_s = 0.0
         """Time during which we waited for the upstream (R38: overhead is the rest)."""
+        self.t_attempt = 0.0
+        """When the last attempt began."""
         self.header_s = 0.0
         """Seconds to the header block of the last attempt."""
         # relay

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 
 from ..config.snapshot import Target
 from ..errors import ClientError, GatewayError, UpstreamError
+from ..obs.families import FAILOVERS
+from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
 from ..resilience.cooldown import RETRYABLE
+from ..routing.table import NOTHING, Pool
 from ..types import Endpoint, FailureClass
 from ..wire.headers import Block, block
 from ..wire.openai_errors import error_body, error_event
@@ -22,7 +25,7 @@ from ..wire.request import Call, is_model_name, peek
 from ..wire.usage import estimate
 from . import account
 from .attempt import attempt, prompt_bytes
-from .context import CLIENT_GONE_STATUS, RequestContext
+from .context import RequestContext
 from .exchange import ClientGone, Exchange
 from .runtime import Active, Runtime
 
@@ -57,63 +60,82 @@ async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_na
 
 async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchange: Exchange, call: Call) -> None:
     """Try the targets in turn until one answers. Raises the last failure if none does."""
-    last: UpstreamError | None = None
-    for target, model in candidates(runtime, active, ctx, call):
-        if last is not None:
-            if runtime.clock() - ctx.t_start >= target.provider.timeouts.total_s:
-                continue  # the time is up: nobody else is asked, nor blamed for it (Q18)
-            runtime.metrics.failovers += 1
+    pool = _route(active, ctx, call)
+    target = pool.choose(NOTHING, runtime.table.available, runtime.clock())
+    if target is None:
+        raise GatewayError("No provider can take this request.", status=503, code="no_provider")
+    model = target.upstream_model or call.model
+    others: Iterator[tuple[Target, str]] | None = None
+    while True:
         try:
             await attempt(runtime, active, ctx, exchange, call, target, model)
         except UpstreamError as error:
-            account.failed(runtime, ctx, error.failure)
+            account.attempted(runtime, ctx, error.failure)
             active.cooldowns.failed(target.row, error.failure, runtime.clock(), error.retry_after_s)
             if exchange.started or error.failure not in RETRYABLE:
                 raise
-            last = error
+            if others is None:
+                others = _others(runtime, active, call, pool, target)
+            following = next((o for o in others if _in_time(runtime, ctx, o[0])), None)
+            if following is None:
+                raise
+            target, model = following
+            runtime.metrics.count(FAILOVERS)
         else:
-            active.cooldowns.succeeded(target.row)
-            runtime.metrics.attempt(target.provider.name, FailureClass.NONE, ctx.header_s)
+            account.attempted(runtime, ctx, FailureClass.NONE)
+            if runtime.table.cooldown(target.row):
+                active.cooldowns.succeeded(target.row)
             return
-    if last is None:
-        raise GatewayError("No provider can take this request.", status=503, code="no_provider")
-    raise last
 
 
-def candidates(runtime: Runtime, active: Active, ctx: RequestContext, call: Call) -> Iterator[tuple[Target, str]]:
-    """The targets to try and the model to ask each for, best first: at most ``1 + retries`` for the model, then the
-    same for each fallback model.
-
-    A resting target is passed over while another is left. Raises ``ClientError`` (404) for a model that nobody serves.
-    """
-    routes = active.routes
-    routing = active.snapshot.routing
-    if not routes.knows(call.model) and not is_model_name(call.model):
-        raise ClientError("'model' is not a usable model name.", param="model", code="invalid_value")
-    ctx.model_label = call.model if routes.knows(call.model) else "other"
-    pool = routes.find(call.model)
+def _route(active: Active, ctx: RequestContext, call: Call) -> Pool:
+    """Who serves the model. Raises ``ClientError``: 400 for what is no model name, 404 for a model nobody serves."""
+    routes, model = active.routes, call.model
+    if routes.knows(model):
+        ctx.model_label = model
+    else:
+        ctx.model_label = OTHER
+        if not routes.remembers(model) and not is_model_name(model):
+            raise ClientError("'model' is not a usable model name.", param="model", code="invalid_value")
+    pool = routes.find(model)
     if pool is None:
         raise ClientError(
-            f"The model {call.model!r} does not exist or is not served here. GET /v1/models lists what is.",
+            f"The model {model!r} does not exist or is not served here. GET /v1/models lists what is.",
             status=404,
             param="model",
             code="model_not_found",
         )
-    asked: set[tuple[int, str]] = set()
+    return pool
+
+
+def _others(
+    runtime: Runtime, active: Active, call: Call, first_pool: Pool, first: Target
+) -> Iterator[tuple[Target, str]]:
+    """Who to try after ``first`` has failed, and the model to ask each for: at most ``1 + retries`` targets for the
+    model, then as many for each fallback model. A resting target is passed over while another is left.
+    """
+    routing = active.snapshot.routing
+    asked = {(first.row, first.upstream_model or call.model)}
     """Rows and the model each was asked for: one row may stand for all models of a provider."""
-    resting = active.cooldowns.resting
+    left = routing.retries
     for model in (call.model, *routing.fallbacks.get(call.model, ())):
-        pool = routes.find(model)
+        pool = first_pool if model == call.model else active.routes.find(model)
         if pool is None:
             continue
-        tried = {t.row for t in pool.targets if (t.row, t.upstream_model or model) in asked} if asked else set()
-        for _ in range(1 + routing.retries):
-            target = pool.choose(tried, resting, runtime.clock())
+        tried = {t.row for t in pool.targets if (t.row, t.upstream_model or model) in asked}
+        for _ in range(left):
+            target = pool.choose(tried, runtime.table.available, runtime.clock())
             if target is None:
                 break
             tried.add(target.row)
             asked.add((target.row, target.upstream_model or model))
             yield target, target.upstream_model or model
+        left = 1 + routing.retries
+
+
+def _in_time(runtime: Runtime, ctx: RequestContext, target: Target) -> bool:
+    """Whether the request's time is not yet up: else nobody else is asked, nor blamed for it (Q18)."""
+    return runtime.clock() - ctx.t_start < target.provider.timeouts.total_s
 
 
 async def _respond(
@@ -151,6 +173,6 @@ def _abandoned(runtime: Runtime, ctx: RequestContext) -> None:
     """The client left. If an attempt was under way it is counted, and its prompt was very likely paid for."""
     if ctx.target is None or ctx.call is None:
         return
-    account.failed(runtime, ctx, FailureClass.CLIENT_GONE)
+    account.attempted(runtime, ctx, FailureClass.CLIENT_GONE)
     if ctx.usage.source == "none":
         ctx.usage = estimate(prompt_bytes(ctx.call), 0)

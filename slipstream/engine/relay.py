@@ -51,23 +51,6 @@ async def read_whole(
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def relay_whole(
-    ctx: RequestContext,
-    exchange: Exchange,
-    reply: UpstreamReply,
-    dog: Watchdog,
-    idle_s: float,
-    headers: Block,
-    clock: Clock,
-) -> bytes | None:
-    """Pass on a whole reply; returns the bytes of its usage object."""
-    body = await read_whole(ctx, reply, dog, idle_s, MAX_REPLY_BYTES, clock)
-    assert ctx.target is not None
-    usage = check_reply(ctx.endpoint, body, provider=ctx.target.provider.name)
-    exchange.reply(200, headers, body)
-    return usage
-
-
 async def relay_stream(
     ctx: RequestContext,
     exchange: Exchange,

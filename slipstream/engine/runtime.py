@@ -7,18 +7,25 @@ connections, those of the others are closed when their last request is done (R42
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import Any
 
+from .._fast import KEY_MAX
 from ..config.snapshot import ProviderSpec, Snapshot
+from ..errors import ConfigError
 from ..net.upstream import Upstream
 from ..obs.metrics import Metrics
 from ..obs.redact import Redactor
 from ..providers.base import ProviderType, endpoint_url, models_url, outbound_headers
 from ..providers.registry import PROVIDER_TYPES
 from ..resilience.cooldown import Cooldowns
+from ..resilience.watchdog import Deadlines
 from ..routing.table import RouteTable
+from ..state.table import SharedTable, open_table
 from ..types import Clock, Endpoint, Secret
 from ..wire.headers import block
 
@@ -59,10 +66,10 @@ class Active:
 
     __slots__ = ("cooldowns", "heir", "in_flight", "on_idle", "outbound", "redact", "routes", "snapshot")
 
-    def __init__(self, snapshot: Snapshot, outbound: Mapping[str, Outbound]) -> None:
+    def __init__(self, snapshot: Snapshot, outbound: Mapping[str, Outbound], shared: SharedTable) -> None:
         self.snapshot = snapshot
-        self.routes = RouteTable(snapshot)
-        self.cooldowns = Cooldowns()
+        self.routes = RouteTable(snapshot, lambda name: row_of(shared, name))
+        self.cooldowns = Cooldowns(shared.table)
         self.outbound = outbound
         self.redact = Redactor(_secrets(snapshot))
         self.in_flight = 0
@@ -80,16 +87,33 @@ class Runtime:
         snapshot: Snapshot,
         make_transport: MakeTransport,
         *,
+        shared: SharedTable | None = None,
+        worker: int | None = None,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
     ) -> None:
         self.clock = clock
         self.wall = wall
-        self.metrics = Metrics()
+        self.shared = shared or open_table(None)
+        self.table = self.shared.table
+        self.worker = self.table.claim_worker(os.getpid(), time.monotonic_ns()) if worker is None else worker
+        """Our slot in the table; -1 if there was none left, then what is in flight per target is not counted."""
+        self.metrics = Metrics(self.shared.series, self.worker)
+        self.enter: Callable[[int, int], None] = self.table.enter if self.worker >= 0 else _uncounted
+        self.leave: Callable[[int, int], None] = self.table.leave if self.worker >= 0 else _uncounted
         self.started_at = clock()
         self.draining = False
         self._make_transport = make_transport
-        self.active = Active(snapshot, self._connect(snapshot, {}))
+        self._deadlines: Deadlines | None = None
+        self.active = Active(snapshot, self._connect(snapshot, {}), self.shared)
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The limits of all attempts in the running loop."""
+        found = self._deadlines
+        if found is None:
+            found = self._deadlines = Deadlines(asyncio.get_running_loop())
+        return found
 
     def pin(self) -> Active:
         """The configuration for one request; ``release`` must follow."""
@@ -109,7 +133,8 @@ class Runtime:
 
     @property
     def in_flight(self) -> int:
-        return sum(self.metrics.active.values())
+        """Requests in flight in this process."""
+        return self.metrics.in_flight
 
     def swap(self, snapshot: Snapshot) -> list[Upstream]:
         """Make ``snapshot`` the active one. Returns the transports that are no longer used by new requests; close them
@@ -117,7 +142,7 @@ class Runtime:
         old = self.active
         outbound = self._connect(snapshot, old.outbound)
         kept = {id(o.transport) for o in outbound.values()}
-        self.active = Active(snapshot, outbound)
+        self.active = Active(snapshot, outbound, self.shared)
         if old.in_flight:
             self.active.in_flight += 1
             old.heir = self.active
@@ -135,6 +160,21 @@ class Runtime:
             transport = before.transport if keep and before is not None else self._make_transport(spec, snapshot)
             made[spec.name] = Outbound(spec, snapshot, transport)
         return made
+
+
+def _uncounted(_worker: int, _row: int) -> None:
+    """In place of ``Table.enter`` and ``leave`` for a worker without a slot."""
+
+
+def row_of(shared: SharedTable, name: str) -> int:
+    """The row of a target's statistics, for the life of the table."""
+    key = name.encode()
+    if len(key) > KEY_MAX:
+        key = key[: KEY_MAX - 33] + b"~" + blake2b(key, digest_size=16).hexdigest().encode()
+    row = shared.table.target(key)
+    if row < 0:
+        raise ConfigError(["the shared table has no room for another target; start with an empty state_dir"])
+    return row
 
 
 def _secrets(snapshot: Snapshot) -> list[Secret]:

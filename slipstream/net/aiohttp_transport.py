@@ -168,6 +168,13 @@ class _Reply:
     def headers(self) -> Mapping[str, str]:
         return self._response.headers
 
+    @property
+    def complete(self) -> bool:
+        return False
+
+    def take(self) -> bytes:
+        raise RuntimeError("this transport never has it all at once")
+
     async def chunk(self) -> bytes:
         try:
             return await self._response.content.readany()

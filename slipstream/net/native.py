@@ -56,6 +56,14 @@ class NativeReply:
     def headers(self) -> Mapping[str, str]:
         return {k.decode("latin-1"): v.decode("latin-1") for k, v in reversed(self.fields)}
 
+    @property
+    def complete(self) -> bool:
+        return self._done and self._decode is None and self._size <= BUFFERED_MAX
+
+    def take(self) -> bytes:
+        parts = self._parts
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     async def chunk(self) -> bytes:
         """The next piece of the body, ``b""`` at its clean end."""
         parts = self._parts

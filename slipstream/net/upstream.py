@@ -35,6 +35,13 @@ class UpstreamReply(Protocol):
     def headers(self) -> Mapping[str, str]:
         """Header fields, case-insensitive."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the whole body is here already and ``take`` may be called."""
+
+    def take(self) -> bytes:
+        """The whole body, without waiting."""
+
     async def chunk(self) -> bytes:
         """The next piece of the body, ``b""`` at its clean end. Raises ``TransportError`` if it is cut."""
 

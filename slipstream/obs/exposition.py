@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .._fast import Series
 from . import families as f
 from .metrics import NANOS, SEPARATOR
-
-if TYPE_CHECKING:
-    from .._fast.series import Series
 
 Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
 """Name, help text, label names, and label values with the value of each."""
@@ -30,11 +28,14 @@ def render(series: Series, gauges: Iterable[Gauge], live_workers: Collection[int
 
 
 def read(series: Series) -> dict[str, dict[tuple[str, ...], list[int]]]:
-    """All series by family name and label values."""
+    """All series by family name and label values. A table lives longer than a version of ours: what is not of the form
+    that its family has today is passed over.
+    """
     rows: dict[str, dict[tuple[str, ...], list[int]]] = {name: {} for name in f.FAMILIES}
     for key, values in series.items():
-        name, *labels = key.decode().split(SEPARATOR)
-        if name in rows:
+        name, *labels = key.decode(errors="replace").split(SEPARATOR)
+        family = f.FAMILIES.get(name)
+        if family is not None and (len(labels), len(values)) == (family.key_labels, family.values):
             rows[name][tuple(labels)] = values
     return rows
 

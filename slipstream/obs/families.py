@@ -34,6 +34,16 @@ class Family(NamedTuple):
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
 
+    @property
+    def values(self) -> int:
+        """Words of a series: two, or the buckets with the one beyond the bounds, and the sum."""
+        return len(self.bounds) + 2 if self.kind is Kind.HISTOGRAM else 2
+
+    @property
+    def key_labels(self) -> int:
+        """Label values in a series' key."""
+        return len(self.labels) + {Kind.ACTIVE: 1, Kind.TOKENS: -1}.get(self.kind, 0)
+
 
 _WHO = ("model", "provider", "api_key_name")
 

@@ -11,32 +11,24 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
-from ..types import FailureClass
+from .._fast import KEY_MAX, Series, Tally
+from ..types import Endpoint, FailureClass
 from . import families as f
-
-if TYPE_CHECKING:
-    from .._fast.series import Series
 
 OTHER = "other"
 SEPARATOR = "\0"
-MAX_LABEL_CHARS = 64
-"""A series' key holds 208 bytes; longer label values keep their beginning and a digest."""
+LABEL_BYTES = (64, 32)
+"""Longer label values keep their beginning and a digest: the first of these lengths with which the key fits."""
 NANOS = 1_000_000_000
 
+CLIENT_GONE_STATUS = 499
+"""What is counted when the client left before the answer was complete (nginx's convention)."""
+
 Labels = tuple[str, ...]
-
-
-class _Flow:
-    """The slots of all requests of one endpoint, model, provider and key."""
-
-    __slots__ = ("duration", "requests", "tokens")
-
-    def __init__(self, duration: int, tokens: int) -> None:
-        self.duration = duration
-        self.tokens = tokens
-        self.requests: dict[int, int] = {}
+Finished = tuple[str, str, str, str, int, str, bool]
+"""Labels of a finished request: endpoint, model, provider, key name, status, where the usage came from (``""``: no
+provider was asked), and whether the provider's price is known."""
 
 
 class Metrics:
@@ -47,19 +39,25 @@ class Metrics:
         self.worker = worker
         self.dropped = 0
         """Additions lost because the table has no room for another series."""
-        self._slots: dict[tuple[f.Family, Labels], int] = {}
-        self._flows: dict[Labels, _Flow] = {}
+        self._slots: dict[str, dict[Labels, int]] = {name: {} for name in f.FAMILIES}
+        self._tallies: dict[Finished, tuple[Tally, int]] = {}
         self._active: dict[str, int] = {}
         self._in_flight = 0
+        for family in f.FAMILIES.values():
+            if not family.labels:
+                self.slot(family)  # shown as 0 from the start
+        for result in ("ok", "failed"):
+            self.slot(f.RELOADS, (result,))
+        for endpoint in Endpoint:
+            self._clear_active(endpoint.label)
 
     # ------------------------------------------------------------------ any family
     def slot(self, family: f.Family, labels: Labels = ()) -> int:
         """Where a series is; -1 if there is no room for it."""
-        key = family, labels
-        found = self._slots.get(key)
+        known = self._slots[family.name]
+        found = known.get(labels)
         if found is None:
-            values = len(family.bounds) + 2 if family.kind is f.Kind.HISTOGRAM else 2
-            found = self._slots[key] = self.series.series(series_key(family, labels), values)
+            found = known[labels] = self.series.series(series_key(family, labels), family.values)
         return found
 
     def count(self, family: f.Family, labels: Labels = (), by: int = 1) -> None:
@@ -90,72 +88,94 @@ class Metrics:
         """Requests in flight in this worker."""
         return self._in_flight
 
-    def request(self, endpoint: str, model: str, provider: str, status: int, key_name: str, duration_s: float) -> None:
-        """One finished request of the data plane; ``status`` 499 means that the client went away."""
-        labels = endpoint, model, provider, key_name
-        flow = self._flows.get(labels)
-        if flow is None:
-            flow = self._new_flow(labels)
-        slot = flow.requests.get(status)
-        if slot is None:
-            slot = self.slot(f.REQUESTS, ("POST", endpoint, model, provider, str(status), key_name))
-            flow.requests[status] = slot
-        if slot < 0 or flow.duration < 0:
-            self.dropped += 1
-            return
-        self.series.add(slot, 0, 1)
-        self.series.observe(flow.duration, bisect_left(f.DURATION_BUCKETS_S, duration_s), int(duration_s * NANOS))
-
-    def tokens(
-        self, endpoint: str, model: str, provider: str, key_name: str, prompt: int, completion: int, source: str
+    def finished(
+        self,
+        labels: Finished,
+        *,
+        duration_s: float,
+        overhead_s: float = -1.0,
+        ttft_s: float = -1.0,
+        prompt: int = 0,
+        completion: int = 0,
+        micro_usd: int = 0,
     ) -> None:
-        """What one answer used."""
-        labels = endpoint, model, provider, key_name
-        flow = self._flows.get(labels)
-        if flow is None:
-            flow = self._new_flow(labels)
-        if flow.tokens >= 0:
-            self.series.add(flow.tokens, 0, prompt)
-            self.series.add(flow.tokens, 1, completion)
-        self.count(f.USAGE_SOURCE, (source,))
+        """One finished request of the data plane. Negative seconds are not observed."""
+        found = self._tallies.get(labels)
+        if found is None:
+            found = self._tallies[labels] = self._tally(*labels)
+        tally, missing = found
+        tally.add(prompt, completion, micro_usd, duration_s, overhead_s, ttft_s)
+        if missing:
+            self.dropped += missing
 
     def attempt(self, provider: str, failure: FailureClass) -> None:
         self.count(f.ATTEMPTS, (provider, failure.label))
 
-    def stream(self, model: str, provider: str, ttft_s: float, tokens: int, seconds: float) -> None:
-        """The pace of one stream: time to first token, then tokens over seconds."""
-        labels = "provider", model, provider
-        self.observe(f.TTFT, ttft_s, labels)
-        slot = self.slot(f.SPEED, labels)
-        if slot >= 0 and tokens > 1 and seconds > 0:
+    def speed(self, model: str, provider: str, tokens: int, seconds: float) -> None:
+        """The pace of one stream behind its first token."""
+        if tokens <= 1 or seconds <= 0:
+            return
+        slot = self.slot(f.SPEED, ("provider", model, provider))
+        if slot < 0:
+            self.dropped += 1
+        else:
             self.series.set(slot, 0, int(tokens / seconds * 1000))
 
-    def cost(self, provider: str, micro_usd: int) -> None:
-        self.count(f.COST, (provider,), micro_usd)
-
     # ------------------------------------------------------------------ inside
-    def _new_flow(self, labels: Labels) -> _Flow:
-        endpoint, model, provider, key_name = labels
-        flow = self._flows[labels] = _Flow(
-            self.slot(f.DURATION, ("POST", endpoint, model, provider, key_name)),
-            self.slot(f.TOKENS, (model, provider, key_name)),
-        )
-        return flow
+    def _tally(
+        self, endpoint: str, model: str, provider: str, key_name: str, status: int, source: str, priced: bool
+    ) -> tuple[Tally, int]:
+        """All that a request with these labels adds to, and how many of the series have no room."""
+        ones = [self.slot(f.REQUESTS, ("POST", endpoint, model, provider, str(status), key_name))]
+        if status == CLIENT_GONE_STATUS:
+            ones.append(self.slot(f.DISCONNECTS))
+        times = [
+            (self.slot(f.DURATION, ("POST", endpoint, model, provider, key_name)), f.DURATION.bounds),
+            (self.slot(f.OVERHEAD), f.OVERHEAD.bounds),
+        ]
+        sums = []
+        if source:
+            ones.append(self.slot(f.USAGE_SOURCE, (source,)))
+            tokens = self.slot(f.TOKENS, (model, provider, key_name))
+            sums = [(tokens, 0), (tokens, 1)]
+            times.append((self.slot(f.TTFT, ("provider", model, provider)), f.TTFT.bounds))
+            if priced:
+                sums.append((self.slot(f.COST, (provider,)), 0))
+            elif source != "none":
+                ones.append(self.slot(f.COST_UNKNOWN))
+        missing = sum(slot < 0 for slot in (*ones, *(slot for slot, _ in sums), *(slot for slot, _ in times)))
+        return Tally(self.series, ones, sums, times), missing
 
     def _add_active(self, endpoint: str, by: int) -> None:
         slot = self._active.get(endpoint)
         if slot is None:
-            slot = self._active[endpoint] = self.slot(f.ACTIVE, (str(self.worker), endpoint))
-        if slot >= 0:
+            slot = self._clear_active(endpoint)
+        if slot < 0:
+            self.dropped += 1
+        else:
             self.series.add(slot, 0, by)
+
+    def _clear_active(self, endpoint: str) -> int:
+        """Begins at 0: a worker that was killed may have left something in our slot."""
+        slot = self._active[endpoint] = self.slot(f.ACTIVE, (str(self.worker), endpoint))
+        if slot >= 0:
+            self.series.set(slot, 0, 0)
+        return slot
 
 
 def series_key(family: f.Family, labels: Labels) -> bytes:
     """The key of a series in the table: the family's name and the label values, apart by NUL."""
-    return SEPARATOR.join((family.name, *map(_fit, labels))).encode()
+    key = b""
+    for most in LABEL_BYTES:
+        key = SEPARATOR.join((family.name, *(_fit(label, most) for label in labels))).encode()
+        if len(key) <= KEY_MAX:
+            break
+    return key
 
 
-def _fit(label: str) -> str:
-    if len(label) <= MAX_LABEL_CHARS and label.isascii():
+def _fit(label: str, most: int) -> str:
+    encoded = label.encode()
+    if len(encoded) <= most:
         return label
-    return label[:24] + "~" + blake2b(label.encode(), digest_size=8).hexdigest()
+    start = encoded[: most - 17].decode(errors="ignore")
+    return f"{start}~{blake2b(encoded, digest_size=8).hexdigest()}"

@@ -9,12 +9,8 @@ When a rest ends stands in the shared table, so all workers keep it. Times are s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from .._fast import Table
 from ..types import FailureClass
-
-if TYPE_CHECKING:
-    from .._fast.table import Table
 
 BASE_S = 1.0
 """First rest (reliability.md Q11: 1 s doubling)."""

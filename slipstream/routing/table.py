@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Set
 from ..config.snapshot import ProviderSpec, Snapshot, Target
 from .weighted import cycle
 
+NOTHING: frozenset[int] = frozenset()
+"""No row was tried yet."""
+NANOS = 1_000_000_000
 MAX_REMEMBERED = 1024
 """Pools remembered for names that are not in the configuration; the rest are computed again each time."""
 
@@ -26,9 +29,9 @@ class Pool:
         self._order = cycle([t.weight for t in targets]) if any(t.weight for t in targets) else None
         self._turn = 0
 
-    def choose(self, tried: Set[int], resting: Callable[[int, float], bool], now: float) -> Target | None:
+    def choose(self, tried: Set[int], available: Callable[[int, int], bool], now: float) -> Target | None:
         """The next target in turn that was not tried; one that rests only if no other is left; ``None`` if all were
-        tried.
+        tried. ``available(row, now_ns)`` says whether a target does not rest; ``now`` is in seconds.
 
         The turn moves on by one, whoever is chosen: a target that is passed over does not get its turn later.
         """
@@ -38,13 +41,17 @@ class Pool:
         size = len(order)
         turn = self._turn
         self._turn = turn + 1 if turn + 1 < size else 0
+        now_ns = int(now * NANOS)
+        target = self.targets[order[turn]]
+        if available(target.row, now_ns) and target.row not in tried:
+            return target
         second: Target | None = None
         for step in range(size):
             at = turn + step
             target = self.targets[order[at if at < size else at - size]]
             if target.row in tried:
                 continue
-            if not resting(target.row, now):
+            if available(target.row, now_ns):
                 return target
             second = second or target
         return second
@@ -72,6 +79,9 @@ class RouteTable:
             pool = self._build(model)
             if pool is not None:
                 self._static[model] = pool
+        for spec in snapshot.providers:
+            if spec.patterns or spec.serves_every_model:
+                self._target(spec, None)  # now, while a full table is a refusal to start and not a failed request
 
     @property
     def models(self) -> Mapping[str, Pool]:
@@ -81,6 +91,10 @@ class RouteTable:
     def knows(self, model: str) -> bool:
         """Whether the configuration names ``model``."""
         return model in self._static
+
+    def remembers(self, model: str) -> bool:
+        """Whether a request for ``model``, which nobody wrote down, was routed before."""
+        return model in self._by_name
 
     def find(self, model: str) -> Pool | None:
         """The pool for ``model``, or ``None`` if nobody serves it."""
@@ -95,7 +109,7 @@ class RouteTable:
 
     def _build(self, model: str) -> Pool | None:
         targets = tuple(
-            self._target(spec, name)
+            self._target(spec, name if name in spec.models or name in spec.model_mapping.values() else None)
             for spec in self._snapshot.providers
             if (name := spec.upstream_model(model)) is not None
         )
@@ -108,13 +122,20 @@ class RouteTable:
                 self._remembered[targets] = pool
         return pool
 
-    def _target(self, spec: ProviderSpec, upstream_model: str) -> Target:
+    def _target(self, spec: ProviderSpec, listed: str | None) -> Target:
         """One row per provider and written-down name; a provider serving every model has one row for all of them."""
-        listed = upstream_model in spec.model_mapping.values() or upstream_model in spec.models
-        key = (spec.name, upstream_model if listed else None)
+        key = (spec.name, listed)
         target = self._rows.get(key)
         if target is None:
-            target = Target(self._row_of(f"{spec.name}/{key[1] or '*'}"), spec, key[1], spec.weight)
+            target = Target(self._row_of(row_name(*key)), spec, listed, spec.weight)
             self._rows[key] = target
             self.targets.append(target)
         return target
+
+
+def row_name(provider: str, model: str | None) -> str:
+    """``provider/model``, or ``provider`` for all models that nobody wrote down. A slash in a provider's name is
+    escaped, so that no two targets have one name: they would share a row, and failing over would skip the second.
+    """
+    escaped = provider.replace("%", "%25").replace("/", "%2F")
+    return escaped if model is None else f"{escaped}/{model}"

@@ -21,6 +21,7 @@ from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
 from ..engine.runtime import Runtime
 from ..errors import ClientError, GatewayError
+from ..obs.families import BAD_REQUESTS, LOG_SUPPRESSED
 from ..obs.log import Throttle
 from ..types import Endpoint
 from ..wire.codec import dumps
@@ -168,13 +169,11 @@ class App:
     # ------------------------------------------------------------------ malformed requests
     def bad_request(self, status: int, reason: str, peer: str) -> None:
         """One short line per malformed request, at most ten a second; the rest is counted (Q32)."""
-        metrics = self.runtime.metrics
-        key = str(status)
-        metrics.bad_requests[key] = metrics.bad_requests.get(key, 0) + 1
+        self.runtime.metrics.count(BAD_REQUESTS, (str(status),))
         if self._throttle.admit(self.runtime.clock()):
             log.info("malformed request", extra={"fields": {"status": status, "reason": reason, "peer": peer}})
         else:
-            metrics.log_suppressed += 1
+            self.runtime.metrics.count(LOG_SUPPRESSED)
 
 
 async def _discard_body(request: web.BaseRequest) -> None:

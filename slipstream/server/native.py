@@ -27,9 +27,12 @@ from .._fast import (
     RequestGuard,
     RequestHead,
 )
+from ..engine import account
+from ..engine.context import RequestContext
 from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
 from ..errors import ClientError, GatewayError
+from ..obs.metrics import CLIENT_GONE_STATUS
 from ..types import Endpoint
 from ..wire.headers import Block, block
 from ..wire.openai_errors import error_body
@@ -197,7 +200,17 @@ class NativeConnection(asyncio.Protocol):
         self.listener.closed(self)
         if self._task is not None:
             self._task.cancel()
+        elif self._need and not (self._error or self._fault or self.lingering):
+            self._left_early()
         self.resume_writing()
+
+    def _left_early(self) -> None:
+        """The client left while it sent its body: no task has begun, and the request is counted all the same (R2)."""
+        assert self._exchange is not None
+        runtime = self.listener.app.runtime
+        ctx = RequestContext(ENDPOINTS[self._route], self._exchange.request_id, self._key_name, runtime.clock())
+        ctx.status = CLIENT_GONE_STATUS
+        account.settle(runtime, runtime.active, ctx)
 
     def pause_writing(self) -> None:
         self.blocked = True

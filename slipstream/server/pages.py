@@ -6,34 +6,22 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from ..config.snapshot import ProviderSpec
 from ..engine.runtime import Runtime
-from ..obs.metrics import render
+from ..obs.exposition import Gauge, render
+from ..state.table import NEUTRAL
+from ..types import FailureClass
 
 PROBLEM_BASE = "https://slipstream.dev/problems/"
 
 
 def health_detailed(runtime: Runtime) -> dict[str, Any]:
-    """Per provider: whether it is healthy, what it did, how long it still rests (seconds)."""
+    """Per provider: whether it is healthy, what it did, how long it still rests. Of all workers, but for
+    connections.
+    """
     active = runtime.active
     now = runtime.clock()
-    providers = []
-    for spec in active.snapshot.providers:
-        stats = runtime.metrics.providers.get(spec.name)
-        rows = [t.row for t in active.routes.targets if t.provider is spec]
-        resting = max((active.cooldowns.remaining_s(row, now) for row in rows), default=0.0)
-        providers.append(
-            {
-                "name": spec.name,
-                "type": spec.type,
-                "healthy": stats.healthy if stats is not None else True,
-                "attempts": stats.attempts if stats is not None else 0,
-                "failures": stats.failures if stats is not None else 0,
-                "last_failure": stats.last_failure if stats is not None else None,
-                "latency_ms": round(stats.latency_s * 1000, 1) if stats is not None else None,
-                "resting_s": round(resting, 1),
-                "connections": dict(active.outbound[spec.name].transport.stats()),
-            }
-        )
+    providers = [_provider(runtime, spec, now) for spec in active.snapshot.providers]
     healthy = sum(1 for p in providers if p["healthy"])
     return {
         "status": "ok" if healthy == len(providers) else ("degraded" if healthy else "down"),
@@ -42,6 +30,25 @@ def health_detailed(runtime: Runtime) -> dict[str, Any]:
         "in_flight": runtime.in_flight,
         "config": {"source": active.snapshot.source, "generation": active.snapshot.generation},
         "providers": providers,
+    }
+
+
+def _provider(runtime: Runtime, spec: ProviderSpec, now: float) -> dict[str, Any]:
+    active, table = runtime.active, runtime.table
+    rows = [t.row for t in active.routes.targets if t.provider is spec]
+    counts = [sum(column) for column in zip(*(table.counters(row) for row in rows), strict=True)] or [0] * 16
+    failures = [(at, kind, since) for kind, at, since in map(table.last_failure, rows) if kind]
+    latencies = [latency for row in rows if (latency := table.ewma(row)[0])]
+    return {
+        "name": spec.name,
+        "type": spec.type,
+        "healthy": not any(since for _, _, since in failures),
+        "attempts": sum(counts),
+        "failures": sum(counts[failure] for failure in FailureClass if failure and not NEUTRAL >> failure & 1),
+        "last_failure": FailureClass(max(failures)[1]).label if failures else None,
+        "latency_ms": round(sum(latencies) / len(latencies) / 1000, 1) if latencies else None,
+        "resting_s": round(max((active.cooldowns.remaining_s(row, now) for row in rows), default=0.0), 1),
+        "connections": dict(active.outbound[spec.name].transport.stats()),
     }
 
 
@@ -62,27 +69,40 @@ def _problem(name: str, title: str, detail: str) -> dict[str, Any]:
 
 
 def metrics(runtime: Runtime, accept: str) -> tuple[bytes, str]:
-    return render(runtime.metrics, list(_gauges(runtime)), accept)
+    """The Prometheus page: series of all workers, gauges of this one where they are its own."""
+    live = [worker for worker, *_ in runtime.table.workers()]
+    return render(runtime.shared.series, list(_gauges(runtime)), live, accept)
 
 
-def _gauges(runtime: Runtime) -> Iterator[tuple[str, str, float]]:
-    active = runtime.active
+def _gauges(runtime: Runtime) -> Iterator[Gauge]:
+    active, table = runtime.active, runtime.table
+    by_provider = ("provider",)
+    health: list[tuple[tuple[str, ...], float]] = []
+    latency: list[tuple[tuple[str, ...], float]] = []
+    for spec in active.snapshot.providers:
+        state = _provider(runtime, spec, runtime.clock())
+        if state["attempts"]:
+            health.append(((spec.name,), float(state["healthy"])))
+            latency.append(((spec.name,), (state["latency_ms"] or 0.0) / 1000))
+    yield "llm_proxy_provider_health", "1 if the last telling attempt succeeded.", by_provider, health
+    yield "llm_proxy_provider_latency_seconds", "Moving average of the time to the header block.", by_provider, latency
     made = reused = replays = 0
     for outbound in active.outbound.values():
         stats = outbound.transport.stats()
         made += stats["connections_made"]
         reused += stats["connections_reused"]
         replays += stats["replays"]
-    yield "slipstream_uptime_seconds", "Since this process started.", runtime.clock() - runtime.started_at
-    yield "slipstream_config_generation", "Grows with every reload.", float(active.snapshot.generation)
-    yield "slipstream_upstream_connections_made", "Connections opened to providers.", float(made)
-    yield "slipstream_upstream_connections_reused", "Requests sent on a connection that was open.", float(reused)
-    yield (
-        "slipstream_upstream_replays",
-        "Requests sent again because an idle connection was closed (R40).",
-        float(replays),
-    )
-    yield "slipstream_resident_memory_bytes", "Resident set of this process.", float(resident_bytes())
+    for name, text, value in (
+        ("uptime_seconds", "Since this process started.", runtime.clock() - runtime.started_at),
+        ("config_generation", "Grows with every reload.", active.snapshot.generation),
+        ("upstream_connections_made", "Connections this process opened to providers.", made),
+        ("upstream_connections_reused", "Requests it sent on a connection that was open.", reused),
+        ("upstream_replays", "Requests it sent again because an idle connection was closed (R40).", replays),
+        ("resident_memory_bytes", "Resident set of this process.", resident_bytes()),
+        ("workers", "Worker slots in use.", len(table.workers())),
+        ("series_dropped", "Additions lost because the table is full.", runtime.metrics.dropped),
+    ):
+        yield f"slipstream_{name}", text, (), [((), float(value))]
 
 
 def resident_bytes() -> int:

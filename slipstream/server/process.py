@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..net.native import NativeTransport
 from ..net.upstream import Upstream
 from ..obs import log as obs_log
+from ..obs.families import RELOADS
 from .app import App, malformed_body
 from .listener import Listener, ListenerLimits
 from .native import NativeListener
@@ -199,7 +200,7 @@ class Process:
         try:
             fresh = await asyncio.get_running_loop().run_in_executor(None, self._reload)
         except ConfigError as error:
-            runtime.metrics.reloads["failed"] += 1
+            runtime.metrics.count(RELOADS, ("failed",))
             for problem in error.problems:
                 log.error("configuration not reloaded", extra={"fields": {"problem": problem}})
             return
@@ -210,7 +211,7 @@ class Process:
         self._app.configured()
         if not self._embedded:
             logging.getLogger("slipstream").setLevel(snapshot.server.log_level.upper())
-        runtime.metrics.reloads["ok"] += 1
+        runtime.metrics.count(RELOADS, ("ok",))
         log.info("configuration reloaded", extra={"fields": {"source": snapshot.source, "generation": generation}})
         if old.in_flight:  # R42: a connection in use is never closed
             idle = asyncio.Event()

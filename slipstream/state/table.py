@@ -18,19 +18,10 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .._fast import COMPILED
-from .._fast._pure.layout import DEFAULT_SIZES, WORKERS, Sizes, TableError
+from .._fast import DEFAULT_SIZES, WORKERS, Series, Sizes, Table, TableError
 from ..errors import ConfigError
 from ..types import FailureClass
-
-if TYPE_CHECKING or COMPILED:
-    from .._fast.series import Series
-    from .._fast.table import Table
-else:
-    from .._fast._pure.series import Series
-    from .._fast._pure.table import Table
 
 FILE = "table.bin"
 OLD = "table.bin.old"

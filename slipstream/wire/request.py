@@ -76,6 +76,14 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
             f"The body is not valid JSON: {exc.reason} (byte {exc.pos}). Send one JSON object in UTF-8.",
             code="invalid_json",
         ) from None
+    model = scan.plain_model(body, _SUBJECT[endpoint])
+    if model is None:
+        model = _examine(endpoint, body, scan)
+    return Call(endpoint, body, scan, model, scan.kind(K_STREAM) == TRUE and endpoint is not Endpoint.EMBEDDINGS)
+
+
+def _examine(endpoint: Endpoint, body: bytes, scan: RequestScan) -> str:
+    """The model of a request that is not plain, or what is wrong with it."""
     if scan.duplicates:
         for key in _DECISIVE:
             if scan.duplicates >> key & 1:
@@ -88,12 +96,11 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
         raise ClientError(f"Missing required parameter: {name!r}.", param=name, code="missing_required_parameter")
     if endpoint is Endpoint.CHAT and scan.kind(K_MESSAGES) != ARRAY:
         raise ClientError("'messages' must be an array of messages.", param="messages", code="invalid_type")
-    stream = scan.kind(K_STREAM)
-    if stream not in (ABSENT, TRUE, FALSE, NULL):
+    if scan.kind(K_STREAM) not in (ABSENT, TRUE, FALSE, NULL):
         raise ClientError("'stream' must be true or false.", param="stream", code="invalid_type")
     if scan.kind(K_STREAM_OPTIONS) not in (ABSENT, NULL, OBJECT):
         raise ClientError("'stream_options' must be an object.", param="stream_options", code="invalid_type")
-    return Call(endpoint, body, scan, model, stream == TRUE and endpoint is not Endpoint.EMBEDDINGS)
+    return model
 
 
 def _model(body: bytes, scan: RequestScan) -> str:
@@ -133,6 +140,8 @@ def outbound_body(
     spellings of renamed keys, e.g. ``("max_completion_tokens", "max_tokens")``. Returns the same object when nothing
     changes.
     """
+    if not (call.stream or rename) and upstream_model == call.model:
+        return call.body
     scan = call.scan
     edits: list[Edit] = []
     if upstream_model != call.model:

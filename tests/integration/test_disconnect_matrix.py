@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from slipstream.mock.app import MockServer
-from tests.aio import RawClient, run, until
+from tests.aio import DEADLINE_S, RawClient, run, until
 from tests.harness import (
     CHAT,
     COMPLETIONS,
@@ -80,7 +80,7 @@ async def running(**settings: Any) -> AsyncIterator[tuple[MockServer, Gateway]]:
 async def reach(moment: str, client: RawClient, stream: bool, mock: MockServer, served: Gateway) -> None:
     """Wait until the request is where the client is to leave it."""
     if moment == "body":
-        await until(lambda: served.runtime.in_flight == 1)
+        await client.read_until(b"100 Continue")  # the head is read and the body is waited for
         return
     await until(lambda: mock.ledger.open == 1)
     (entry,) = mock.ledger._open
@@ -97,17 +97,32 @@ async def scene(endpoint: str, stream: bool, moment: str, end: str) -> float:
     """Play one case; seconds from the client's end to the provider's notice of it."""
     async with running() as (mock, served):
         client = await RawClient.connect(served.port)
-        data = request_bytes("POST", endpoint, body_of(endpoint, stream, f"mock/{MOMENTS[moment] or 'ok'}"))
-        client.writer.write(data[:-10] if moment == "body" else data)
-        await reach(moment, client, stream, mock, served)
-        leave(client, end)
-        if moment == "body":
-            took = await until(lambda: served.runtime.in_flight == 0)
-        else:
-            took = await until(lambda: mock.ledger.disconnects == 1)
-        await until(lambda: served.runtime.in_flight == mock.ledger.open == 0)
-        await check_accounts(endpoint, moment, mock, served)
+        try:
+            body = body_of(endpoint, stream, f"mock/{MOMENTS[moment] or 'ok'}")
+            data = request_bytes("POST", endpoint, body, {"Expect": "100-continue"} if moment == "body" else None)
+            client.writer.write(data[: -len(body)] if moment == "body" else data)
+            await reach(moment, client, stream, mock, served)
+            if moment == "body":
+                client.writer.write(body[:-10])
+            leave(client, end)
+            took = await noticed(moment, mock, served)
+            await until(lambda: served.runtime.in_flight == mock.ledger.open == 0)
+            await check_accounts(endpoint, moment, mock, served)
+        finally:
+            client.writer.transport.abort()
         return took
+
+
+async def noticed(moment: str, mock: MockServer, served: Gateway) -> float:
+    """Wait until the provider (or, as long as it knows of nothing, the gateway) has seen the end."""
+    if moment != "body":
+        return await until(lambda: mock.ledger.disconnects == 1)
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    while not (await scrape(served.port)).total("slipstream_client_disconnects_total"):
+        assert loop.time() - start < DEADLINE_S
+        await asyncio.sleep(0.001)
+    return loop.time() - start
 
 
 async def check_accounts(endpoint: str, moment: str, mock: MockServer, served: Gateway) -> None:

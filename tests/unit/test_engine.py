@@ -11,6 +11,7 @@ import pytest
 from slipstream.config.snapshot import Timeouts
 from slipstream.engine.relay import DRAIN_S, MAX_HELD_BYTES
 from slipstream.errors import ConnectFailed, MalformedReply, TransportError, UpstreamTimeout
+from slipstream.obs.families import FAILOVERS, TOKENS
 from slipstream.types import Endpoint
 from tests.fakes import (
     DONE,
@@ -103,7 +104,7 @@ def test_usage_is_always_asked_for_and_stripped_again(asked: bool) -> None:  # R
         assert world.upstreams["a"].bodies[0]["stream_options"] == {"include_usage": True}
         assert (USAGE_EVENT in exchange.received) == asked
         assert exchange.received.endswith(DONE)
-        assert world.runtime.metrics.tokens[("m", "a", "prompt", "default")] == [11]
+        assert world.series(TOKENS) == {("m", "a", "default"): [11, 7]}
 
     run_virtual(main())
 
@@ -141,7 +142,7 @@ def test_what_follows_done_changes_nothing(tail: tuple[Any, ...]) -> None:
         assert loop_now().time() <= DRAIN_S
         assert world.upstreams["a"].replies[0].at_end == (tail in ((), (0.01,), (0.01, b"late bytes", 0.01)))
         assert world.finished == {"200": 1}
-        assert world.runtime.active.cooldowns.failures_in_a_row(0) == 0
+        assert world.runtime.active.cooldowns.failures_in_a_row(world.row("a")) == 0
         world.settled_once()
 
     run_virtual(main())
@@ -192,8 +193,8 @@ def test_failover_before_the_first_byte(endpoint: Endpoint, plan: Plan, streamed
         assert exchange.ended == streamed
         assert b"error" not in exchange.received
         assert world.asked == {"a": 1, "b": 1}
-        assert world.runtime.active.cooldowns.resting(0, loop_now().time())
-        assert world.runtime.metrics.failovers == 1
+        assert world.runtime.active.cooldowns.resting(world.row("a"), loop_now().time())
+        assert world.counted(FAILOVERS) == {(): 1}
         assert world.finished == {"200": 1}
         world.settled_once()
 
@@ -253,7 +254,7 @@ def test_what_another_target_would_refuse_too_is_not_retried(endpoint: Endpoint,
         exchange = await world.ask(endpoint)
         assert exchange.status == (502 if status == 401 else status)
         assert world.asked == {"a": 1, "b": 0}
-        assert not world.runtime.active.cooldowns.resting(0, 0.0)
+        assert not world.runtime.active.cooldowns.resting(world.row("a"), 0.0)
         assert "x-should-retry" not in exchange.headers
         world.settled_once()
 
@@ -354,7 +355,7 @@ def test_after_content_a_failure_is_one_error_event(
         assert str(broken_stream_is_honest(exchange)["code"]) == code
         assert world.asked == {"a": 1, "b": 0}
         assert world.finished == {"200": 1}
-        assert world.runtime.active.cooldowns.resting(0, loop_now().time())
+        assert world.runtime.active.cooldowns.resting(world.row("a"), loop_now().time())
         world.settled_once()
 
     run_virtual(main())

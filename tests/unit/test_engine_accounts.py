@@ -15,8 +15,20 @@ from slipstream.config.snapshot import Price, Timeouts
 from slipstream.engine.context import RequestContext
 from slipstream.engine.pipeline import candidates
 from slipstream.errors import TransportError
+from slipstream.obs.exposition import read
+from slipstream.obs.families import (
+    COST,
+    COST_UNKNOWN,
+    DURATION,
+    OVERHEAD,
+    REQUESTS,
+    SPEED,
+    TOKENS,
+    TTFT,
+    USAGE_SOURCE,
+)
 from slipstream.obs.log import JsonFormatter
-from slipstream.obs.metrics import render
+from slipstream.server import pages
 from slipstream.types import Endpoint, Secret
 from slipstream.wire.request import peek
 from tests.fakes import (
@@ -65,11 +77,17 @@ def log() -> Iterator[list[dict[str, Any]]]:
     logger.level, logger.propagate = before
 
 
-def tokens(world: World) -> tuple[int, int, int]:
-    count: dict[str, int] = {}
-    for key, row in world.runtime.metrics.tokens.items():
-        count[key[2]] = count.get(key[2], 0) + row[0]
-    return count["prompt"], count["completion"], count["total"]
+def tokens(world: World) -> tuple[int, int]:
+    """Prompt and completion tokens of all series; the rows of the targets say the same."""
+    rows = list(world.series(TOKENS).values())
+    prompt, completion = sum(row[0] for row in rows), sum(row[1] for row in rows)
+    used = [world.runtime.table.usage(t.row) for t in world.runtime.active.routes.targets]
+    assert (prompt, completion) == (sum(u[0] for u in used), sum(u[1] for u in used))
+    return prompt, completion
+
+
+def page(world: World, accept: str = "") -> bytes:
+    return pages.metrics(world.runtime, accept)[0]
 
 
 # ---- usage -----------------------------------------------------------------------------------------------------------
@@ -98,8 +116,8 @@ def test_usage_is_the_providers_or_labelled(plan: Plan, wanted: tuple[int, int],
     async def main() -> None:
         world = World({"a": [plan]})
         await world.ask(stream=any(isinstance(s, bytes) and s.startswith(b"data:") for s in plan.steps))
-        assert tokens(world) == (*wanted, sum(wanted))
-        assert world.runtime.metrics.usage_source == {source: 1}
+        assert tokens(world) == wanted
+        assert world.counted(USAGE_SOURCE) == {(source,): 1}
         world.settled_once()
 
     run_virtual(main())
@@ -112,7 +130,7 @@ def test_cumulative_usage_is_not_added_up() -> None:  # R67
         )
         world = World({"a": [stream(running, running, USAGE_EVENT, USAGE_EVENT, FINISH)]})
         await world.ask(stream=True)
-        assert tokens(world) == (11, 7, 18)
+        assert tokens(world) == (11, 7)
 
     run_virtual(main())
 
@@ -121,11 +139,14 @@ def test_cost_is_by_the_configured_price_and_unknown_is_counted() -> None:  # R6
     async def main() -> None:
         priced = World({"a": [ok()]}, make=lambda n, **kw: spec(n, price=Price(input=2.0, output=10.0), **kw))
         await priced.ask()
-        assert priced.runtime.metrics.cost_micro_usd == {"a": 11 * 2 + 7 * 10}
-        assert priced.runtime.metrics.cost_unknown == 0
+        assert priced.counted(COST) == {("a",): 11 * 2 + 7 * 10}
+        assert priced.runtime.table.usage(priced.row("a")) == (11, 7, 11 * 2 + 7 * 10)
+        assert priced.series(COST_UNKNOWN) == {(): [0, 0]}
         unknown = World({"a": [ok()]})
         await unknown.ask()
-        assert (unknown.runtime.metrics.cost_micro_usd, unknown.runtime.metrics.cost_unknown) == ({}, 1)
+        assert unknown.series(COST) == {}
+        assert unknown.runtime.table.usage(unknown.row("a")) == (11, 7, 0)
+        assert unknown.counted(COST_UNKNOWN) == {(): 1}
 
     run_virtual(main())
 
@@ -155,8 +176,9 @@ def test_overhead_is_what_the_upstream_did_not_take(plans: list[Plan], streamed:
         world = World({n: [p] for n, p in zip(names, plans, strict=True)}, timeouts=limits)
         exchange = await world.ask(stream=streamed, pauses={"body": 5.0})
         assert exchange.status == 200
-        assert world.runtime.metrics.overhead.count == 1
-        assert world.runtime.metrics.overhead.sum == pytest.approx(0, abs=1e-9)
+        *buckets, total_ns = world.series(OVERHEAD)[()]
+        assert sum(buckets) == 1
+        assert total_ns <= 1
 
     run_virtual(main())
 
@@ -165,10 +187,12 @@ def test_time_to_first_token_and_speed() -> None:
     async def main() -> None:
         world = World({"a": [Plan((ROLE, 1.0, delta("x"), 1.0, delta("y"), 1.0, FINISH), wait_s=0.5)]})
         await world.ask(stream=True)
-        metrics = world.runtime.metrics
-        assert metrics.ttft[("provider", "m", "a")].sum == pytest.approx(1.5)
-        assert metrics.rate[("provider", "m", "a")] == [pytest.approx(1.0)]
-        assert metrics.providers["a"].latency_s == pytest.approx(0.5)
+        labels = ("provider", "m", "a")
+        *buckets, total_ns = world.series(TTFT)[labels]
+        assert (sum(buckets), total_ns) == (1, 1_500_000_000)
+        assert world.counted(SPEED) == {labels: 1000}, "thousandths of a token a second"
+        assert world.runtime.table.ewma(world.row("a")) == (500_000, 1_500_000)
+        assert pages.health_detailed(world.runtime)["providers"][0]["latency_ms"] == 500.0
 
     run_virtual(main())
 
@@ -244,9 +268,10 @@ def test_a_secret_in_a_providers_text_goes_nowhere(
         return await world.ask(stream=streamed), world
 
     exchange, world = run_virtual(main())
-    page, _ = render(world.runtime.metrics, [], "")
     told = exchange.received + json.dumps(dict(exchange.headers)).encode()
-    everywhere = told + json.dumps(log).encode() + page
+    ours = page(world) + json.dumps(pages.health_detailed(world.runtime)).encode()
+    table = json.dumps([str(row) for row in world.runtime.shared.series.items()]).encode()
+    everywhere = told + json.dumps(log).encode() + ours + table
     assert b"canary" not in everywhere
     assert len(log) == 1
     assert b"canary" not in repr(world.snapshot).encode()
@@ -278,7 +303,7 @@ def test_each_provider_sees_its_own_key_and_nothing_of_the_client(failing: Plan)
 def test_model_names_from_outside_are_never_labels() -> None:  # R31, Q40
     async def main() -> None:
         world = World({"a": [ok()]}, make=lambda n, **kw: spec(n, models=("m",), patterns=("x",), **kw))
-        metrics = world.runtime.metrics
+        series = world.runtime.shared.series
 
         async def ask(start: int, stop: int) -> None:
             for i in range(start, stop):
@@ -289,11 +314,12 @@ def test_model_names_from_outside_are_never_labels() -> None:  # R31, Q40
 
         await world.ask()
         await ask(0, 8)
-        count, size = metrics.family_count(), len(render(metrics, [], "")[0])
+        count, size, rows = len(series.items()), len(page(world)), len(world.runtime.table.targets())
         await ask(8, 5008)
-        assert metrics.family_count() == count
-        assert len(render(metrics, [], "")[0]) < size + 500, "only the numbers grow"
-        assert {key[2] for key in metrics.requests} <= {"m", "other", "none"}
+        assert len(series.items()) == count
+        assert len(world.runtime.table.targets()) == rows
+        assert len(page(world)) < size + 500, "only the numbers grow"
+        assert {key[2] for key in world.series(REQUESTS)} == {"m", "other", "none"}
 
     run_virtual(main())
 
@@ -310,10 +336,11 @@ def test_a_hundred_thousand_names_through_the_label_rule() -> None:  # R31
             labels.add(ctx.model_label)
             if i < 100 or i % 100 == 0:
                 metrics.request("e", ctx.model_label, target.provider.name, 200, "default", 0.1)
-                metrics.add_tokens(ctx.model_label, target.provider.name, "default", 1, 1, "provider")
+                metrics.tokens("e", ctx.model_label, target.provider.name, "default", 1, 1, "provider")
             assert model == f"n{i}"
         assert labels == {"other"}
-        assert metrics.family_count() == 5
+        rows = read(metrics.series)
+        assert [len(rows[family.name]) for family in (REQUESTS, DURATION, TOKENS)] == [1, 1, 1]
         assert len(active.routes.targets) == 1
 
     run_virtual(main())

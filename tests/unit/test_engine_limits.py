@@ -13,6 +13,7 @@ import pytest
 from slipstream.config.snapshot import Timeouts
 from slipstream.engine.exchange import ClientGone
 from slipstream.errors import ClientError, TransportError, UpstreamTimeout
+from slipstream.obs.families import ATTEMPTS, DISCONNECTS, TOKENS, USAGE_SOURCE
 from slipstream.types import Endpoint
 from tests.fakes import (
     DONE,
@@ -30,7 +31,7 @@ from tests.fakes import (
     spec,
     stream,
 )
-from tests.virtual import loop_now, run_virtual
+from tests.virtual import loop_now, only_a_stale_timer, run_virtual
 
 LIMITS = Timeouts(connect_s=5, first_byte_s=30, idle_s=60, total_s=100)
 
@@ -64,7 +65,7 @@ def test_each_limit_has_its_code_and_its_moment(plan: Plan, code: str, at: float
         assert exchange.started or exchange.status == 504
         assert error["code"] == code
         assert loop_now().time() == at
-        assert loop_now().timers() == []
+        await only_a_stale_timer()
         world.settled_once()
 
     run_virtual(main())
@@ -98,7 +99,7 @@ def test_when_the_total_is_over_nobody_else_is_blamed() -> None:  # Q18
         assert (exchange.status, exchange.json["error"]["code"]) == (504, "upstream_total_timeout")
         assert loop_now().time() == 50
         assert world.asked == {"a": 1, "b": 0}
-        assert not world.runtime.active.cooldowns.resting(1, 50.0)
+        assert not world.runtime.active.cooldowns.resting(world.row("b"), 50.0)
         world.settled_once()
 
     run_virtual(main())
@@ -124,7 +125,7 @@ def test_a_bad_request_reaches_no_provider(body: Any, status: int, param: str | 
         assert (exchange.status, exchange.json["error"]["param"]) == (status, param)
         assert world.asked == {"a": 0}
         assert world.finished == {str(status): 1}
-        assert world.runtime.metrics.tokens == {}
+        assert world.counted(TOKENS) == world.series(USAGE_SOURCE) == {}
         world.settled_once()
 
     run_virtual(main())
@@ -178,11 +179,11 @@ def test_the_client_leaves(plans: list[Plan], more: dict[str, Any], asked: int) 
         await leave(world, 1.0, **more)
         assert loop_now().time() == 1.0
         assert world.asked == {"a": asked, "b": 0}
-        assert not world.runtime.active.cooldowns.resting(0, 1.0) or "write2" in more.get("pauses", {})
-        assert loop_now().timers() == []
+        assert not world.runtime.active.cooldowns.resting(world.row("a"), 1.0) or "write2" in more.get("pauses", {})
+        await only_a_stale_timer()
         if "write2" not in more.get("pauses", {}):
             assert world.finished == {"499": 1}
-            assert world.runtime.metrics.disconnects == 1
+            assert world.counted(DISCONNECTS) == {(): 1}
         world.settled_once()
 
     run_virtual(main())
@@ -196,8 +197,7 @@ def test_the_client_leaves_during_the_second_attempt(endpoint: Endpoint, streame
         await leave(world, 2.0, endpoint, stream=streamed)
         assert world.asked == {"a": 1, "b": 1}
         assert world.finished == {"499": 1}
-        outcomes = {key: row[0] for key, row in world.runtime.metrics.attempts.items()}
-        assert outcomes == {("a", "server"): 1, ("b", "client_gone"): 1}
+        assert world.counted(ATTEMPTS) == {("a", "server"): 1, ("b", "client_gone"): 1}
         world.settled_once()
 
     run_virtual(main())
@@ -211,7 +211,7 @@ def test_a_write_finds_that_the_client_has_left(gone_at: str) -> None:
             await world.ask(stream=True, gone_at=gone_at)
         assert world.finished == {"499": 1}
         assert world.asked == {"a": 1, "b": 0}
-        assert not world.runtime.active.cooldowns.resting(0, 0.0)
+        assert not world.runtime.active.cooldowns.resting(world.row("a"), 0.0)
         world.settled_once()
 
     run_virtual(main())
@@ -239,8 +239,8 @@ def test_a_client_that_leaves_after_its_whole_answer_had_its_answer() -> None:
         task.cancel()
         await asyncio.wait([task])
         assert world.finished == {"200": 1}
-        assert world.runtime.metrics.disconnects == 0
-        assert ("a", "client_gone") not in world.runtime.metrics.attempts
+        assert world.counted(DISCONNECTS) == {}
+        assert world.counted(ATTEMPTS) == {("a", "none"): 1}
         assert loop_now().time() == 0.0
         world.settled_once()
 
@@ -290,7 +290,7 @@ def test_any_mix_leaves_nothing_behind() -> None:  # R6, R29, R51
                 loop_now().call_at(0.1 * (i % 7), task.cancel)
         await asyncio.wait(tasks)
         assert len(asyncio.all_tasks()) == 1
-        assert loop_now().timers() == []
+        await only_a_stale_timer()
         world.settled_once(120)
 
     run_virtual(main())

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.config.snapshot import Target
+from slipstream.config.snapshot import ProviderSpec, Target
+from slipstream.engine.runtime import row_of
+from slipstream.errors import ConfigError
 from slipstream.routing.table import MAX_REMEMBERED, Pool, RouteTable
 from slipstream.routing.weighted import MAX_CYCLE, cycle
+from slipstream.state.table import SharedTable, Sizes, open_table
 from tests.fakes import snapshot, spec
 
 fuzz = settings(deadline=None, derandomize=True, max_examples=120)
@@ -188,14 +191,30 @@ def test_the_rules_of_choice(weights: list[int], tried: set[int], rests: set[int
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
+class Rows:
+    """Gives rows in turn; remembers the names that it was asked for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, name: str) -> int:
+        self.names.append(name)
+        return len(self.names) - 1
+
+
+def routes(*specs: ProviderSpec) -> RouteTable:
+    return RouteTable(snapshot(*specs), Rows())
+
+
+NAMED = (
+    spec("listed", models=("m", "both")),
+    spec("mapped", models=(), model_mapping={"public": "actual", "both": "other"}, weight=2),
+    spec("pattern", models=(), patterns=("gpt-", "o1")),
+)
+
+
 def table() -> RouteTable:
-    return RouteTable(
-        snapshot(
-            spec("listed", models=("m", "both")),
-            spec("mapped", models=(), model_mapping={"public": "actual", "both": "other"}, weight=2),
-            spec("pattern", models=(), patterns=("gpt-", "o1")),
-        )
-    )
+    return routes(*NAMED)
 
 
 def rows(t: RouteTable, model: str) -> list[tuple[str, str | None]] | None:
@@ -226,22 +245,93 @@ def test_known_are_exactly_the_names_written_down() -> None:  # R31
 
 
 def test_a_catch_all_serves_every_name_from_one_row() -> None:
-    t = RouteTable(snapshot(spec("all", models=()), spec("one", models=("m",))))
+    t = routes(spec("all", models=()), spec("one", models=("m",)))
     assert rows(t, "m") == [("all", None), ("one", "m")]
     assert rows(t, "anything") == [("all", None)]
     assert len(t.targets) == 2
 
 
-def test_rows_are_dense_and_each_name_has_its_own() -> None:
-    t = table()
+def test_each_target_has_its_own_row_and_is_asked_for_once() -> None:
+    given_rows = Rows()
+    t = RouteTable(snapshot(*NAMED), given_rows)
     for model in ("gpt-1", "gpt-2", "both", "m"):
         t.find(model)
     assert [target.row for target in t.targets] == list(range(len(t.targets)))
     assert len({(target.provider.name, target.upstream_model) for target in t.targets}) == len(t.targets) == 5
+    assert given_rows.names == ["listed/m", "listed/both", "mapped/other", "mapped/actual", "pattern"]
+
+
+def test_names_with_a_slash_do_not_share_a_row() -> None:
+    """Two targets in one row would count as one: after the first was tried, the second would be passed over."""
+    given_rows = Rows()
+    t = RouteTable(
+        snapshot(
+            spec("a", models=(), model_mapping={"m": "b/c"}),
+            spec("a/b", models=(), model_mapping={"m": "c"}),
+            spec("a%2Fb", models=(), model_mapping={"m": "c"}),
+            spec("a/b/c", models=()),
+            spec("x", models=("*", "y"), patterns=("",)),
+        ),
+        given_rows,
+    )
+    t.find("anything")
+    assert len(set(given_rows.names)) == len(given_rows.names) == len(t.targets) == 7
+
+
+def test_every_row_is_claimed_before_the_first_request() -> None:
+    """A table that is full refuses the configuration; it does not fail the requests."""
+    given_rows = Rows()
+    t = RouteTable(snapshot(*NAMED, spec("all", models=())), given_rows)
+    before = list(given_rows.names)
+    assert {"pattern", "all"} <= set(before)
+    for model in ("gpt-1", "unheard-of", "m", "both"):
+        assert t.find(model) is not None
+    assert given_rows.names == before
+
+
+# ---- rows in the shared table ----------------------------------------------------------------------------------------
+
+
+def shared_routes(shared: SharedTable, *specs: ProviderSpec) -> RouteTable:
+    return RouteTable(snapshot(*specs), lambda name: row_of(shared, name))
+
+
+def test_a_reload_finds_its_rows_again() -> None:
+    """What is known of a target outlives the configuration: rows belong to names, not to their order."""
+    shared = open_table(None)
+    before = {(t.provider.name, t.upstream_model): t.row for t in shared_routes(shared, *NAMED).targets}
+    after = shared_routes(shared, spec("new"), *reversed(NAMED))
+    assert {(t.provider.name, t.upstream_model): t.row for t in after.targets if t.provider.name != "new"} == before
+    rows_now = [t.row for t in after.targets]
+    assert len(set(rows_now)) == len(rows_now) == len(before) + 1
+    shared.close()
+
+
+@pytest.mark.parametrize("size", [1, 100, 207, 208, 209, 1000])
+@pytest.mark.parametrize("letter", ["x", "ü", "\U0001f600"])
+def test_long_names_have_rows_of_their_own(letter: str, size: int) -> None:
+    shared = open_table(None)
+    name = letter * size
+    row = row_of(shared, name)
+    assert row >= 0
+    assert row_of(shared, name) == row
+    others = {row_of(shared, name + end) for end in ("", "a", "b", "ab")} | {row_of(shared, name[:-1] + "!")}
+    assert len(others) == 5
+    assert all(len(key) <= 208 for _, key in shared.table.targets())
+    shared.close()
+
+
+def test_a_full_table_is_said_in_plain_words() -> None:
+    shared = open_table(None, Sizes(targets=3, counters=64, histograms=8, pools=4))
+    assert len(shared_routes(shared, *NAMED[:1]).targets) == 2
+    with pytest.raises(ConfigError, match="no room for another target"):
+        shared_routes(shared, *NAMED)
+    assert len(shared_routes(shared, *NAMED[:1]).targets) == 2, "those that are there stay usable"
+    shared.close()
 
 
 def test_the_weights_hold_over_all_names_together() -> None:
-    t = RouteTable(snapshot(spec("a", models=(), weight=2), spec("b", models=())))
+    t = routes(spec("a", models=(), weight=2), spec("b", models=()))
     pools = [t.find(f"model-{i}") for i in range(300)]
     assert len({id(p) for p in pools}) == 1
     names = Counter(
@@ -251,7 +341,7 @@ def test_the_weights_hold_over_all_names_together() -> None:
 
 
 def test_unknown_names_leave_no_memory() -> None:  # R31
-    t = RouteTable(snapshot(spec("all", models=()), spec("some", models=(), patterns=("x-",))))
+    t = routes(spec("all", models=()), spec("some", models=(), patterns=("x-",)))
     for i in range(5000):
         assert t.find(f"name-{i}") is not None
         assert t.find(f"x-{i}") is not None
@@ -263,7 +353,7 @@ def test_unknown_names_leave_no_memory() -> None:  # R31
 def test_remembered_pools_are_bounded() -> None:
     size = 11  # 2**11 combinations of providers by pattern
     specs = [spec(f"p{i}", models=(), patterns=tuple(_codes(i, size))) for i in range(size)]
-    t = RouteTable(snapshot(*specs))
+    t = routes(*specs)
     for code in product("01", repeat=size):
         if "1" in code:
             found = t.find("".join(code))
@@ -281,7 +371,7 @@ def _codes(position: int, size: int) -> list[str]:
 
 
 def test_the_order_of_providers_is_the_files() -> None:
-    t = RouteTable(snapshot(*(spec(n) for n in "cab")))
+    t = routes(*(spec(n) for n in "cab"))
     found = t.find("m")
     assert found is not None
     assert [target.provider.name for target in found.targets] == ["c", "a", "b"]

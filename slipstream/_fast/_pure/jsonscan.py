@@ -250,6 +250,10 @@ def parse(s: bytes, start: int, n: int, max_depth: int) -> Node:
             return root
 
 
+MODEL_MAX = 256
+"""Bytes of a model name; the same in wire/request.py."""
+
+
 @final
 class RequestScan:
     """See jsonscan.pyi."""
@@ -295,6 +299,23 @@ class RequestScan:
     def key_end(self, key: int) -> int:
         member = self._member(key)
         return -1 if member is None else member.end
+
+    def plain_model(self, body: bytes, subject: int) -> str | None:
+        start, end = self.start(K_MODEL), self.end(K_MODEL)
+        known = self.kind(subject)
+        if (
+            self.duplicates
+            or self.kind(K_MODEL) != STRING
+            or not 3 <= end - start <= MODEL_MAX + 2
+            or end > len(body)
+            or known == ABSENT
+            or (subject == K_MESSAGES and known != ARRAY)
+            or self.kind(K_STREAM) in (STRING, NUMBER, OBJECT, ARRAY)
+            or self.kind(K_STREAM_OPTIONS) not in (ABSENT, NULL, OBJECT)
+            or b"\\" in body[start:end]
+        ):
+            return None
+        return body[start + 1 : end - 1].decode()
 
 
 def scan_request(body: bytes, max_depth: int = 128) -> RequestScan:

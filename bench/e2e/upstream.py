@@ -1,0 +1,120 @@
+"""The upstream that thinks: streams of events one write each, or an answer computed from the question.
+
+    python -m bench.e2e.upstream PORT [--events 200] [--gap-ms 5] [--delay-ms 0]
+
+``"stream":true`` gets ``--events`` events, ``--gap-ms`` apart, then usage and [DONE]; anything else gets
+``payloads.reply_to`` of its body after ``--delay-ms``. Where a fast upstream is needed, nginx serves a file instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+
+from bench.e2e import payloads
+
+BACKLOG = 4096
+MAX_BODY = 16 << 20
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+STREAMED = re.compile(rb'"stream":\s*true')
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+class Provider(asyncio.Protocol):
+    """One connection; requests are answered one after the other."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.loop = asyncio.get_running_loop()
+        self.buffer = bytearray()
+        self.needed = 0
+        self.busy = False
+        self.event = chunk(payloads.event())
+        self.end = chunk(payloads.last_events(args.events)) + b"0\r\n\r\n"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        if not self.busy and len(self.buffer) >= self.needed:
+            self.take()
+
+    def take(self) -> None:
+        """Answer the next request if it is here as a whole."""
+        end = self.buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        length = LENGTH.search(self.buffer, 0, end)
+        size = int(length[1]) if length else MAX_BODY + 1
+        if size > MAX_BODY:
+            self.transport.write(b"HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            self.transport.close()
+            return
+        self.needed = end + 4 + size
+        if len(self.buffer) < self.needed:
+            return
+        body = bytes(self.buffer[end + 4 : self.needed])
+        del self.buffer[: self.needed]
+        self.needed = 0
+        self.busy = True
+        if STREAMED.search(body):
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            self.tick(self.args.events)
+        elif self.args.delay_ms:
+            self.loop.call_later(self.args.delay_ms / 1000, self.answer, body)
+        else:
+            self.answer(body)
+
+    def tick(self, left: int) -> None:
+        if self.transport.is_closing():
+            return
+        if left:
+            self.transport.write(self.event)
+            self.loop.call_later(self.args.gap_ms / 1000, self.tick, left - 1)
+        else:
+            self.done(self.end)
+
+    def answer(self, body: bytes) -> None:
+        reply = payloads.reply_to(json.loads(body))
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(reply)
+        self.done(head + reply)
+
+    def done(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+            self.busy = False
+            self.take()
+
+
+async def serve(args: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Provider(args), "127.0.0.1", args.port, backlog=BACKLOG)
+    await server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("--events", type=int, default=payloads.EVENTS)
+    parser.add_argument("--gap-ms", type=float, default=payloads.EVENT_GAP_MS)
+    parser.add_argument("--delay-ms", type=float, default=0.0)
+    args = parser.parse_args()
+    try:
+        import uvloop
+
+        uvloop.run(serve(args))
+    except ImportError:
+        asyncio.run(serve(args))
+
+
+if __name__ == "__main__":
+    main()

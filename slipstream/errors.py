@@ -135,3 +135,21 @@ class MalformedReply(UpstreamError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, failure=FailureClass.MALFORMED, code="upstream_malformed_response")
+
+
+class ShuttingDown(UpstreamError):
+    """The gateway ends and the time for requests in flight is over (R79). It says nothing about the target: the class
+    is a neutral one, and nobody else is asked.
+    """
+
+    source = "gateway"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the gateway is shutting down and could not wait for the end of this answer",
+            failure=FailureClass.CLIENT_GONE,
+            status=503,
+            type="server_error",
+            code="shutting_down",
+            retry_after_s=1.0,
+        )

@@ -178,8 +178,8 @@ def served(
     conf: Config | str | Path | None, *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[Served]:
     """``python -m slipstream serve`` with this configuration (``None``: without ``--config``), once it listens."""
+    born = time.monotonic()
     with launched(conf, *args, env=env, cwd=cwd) as running:
-        born = time.monotonic()
 
         def listens() -> bool:
             if running.child.poll() is not None:

@@ -1,4 +1,4 @@
-"""The processes of a benchmark: pinned to a core, each in a session of its own, read from /proc, ended on every way out.
+"""The processes of a benchmark: pinned to a core, each in its own session, read from /proc, ended on every way out.
 
 The rule that must not be broken: whatever happens to us (Ctrl-C, SIGTERM, an exception), no process that was started
 here is still there afterwards. Hence one stack of processes, signals held back while one is being spawned, and a kill

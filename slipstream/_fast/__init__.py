@@ -69,7 +69,7 @@ if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
         )
         from .select import Pool
         from .series import Series
-        from .sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_MULTI, F_RETRY, F_STRAY, SseFramer
+        from .sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_LIMIT, F_MULTI, F_RETRY, F_STRAY, SseFramer
         from .table import Table
         from .tally import Tally
 
@@ -135,7 +135,18 @@ if not COMPILED and not TYPE_CHECKING:
     )
     from ._pure.select import Pool
     from ._pure.series import Series
-    from ._pure.sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_MULTI, F_RETRY, F_STRAY, SseFramer
+    from ._pure.sse import (
+        F_COMMENT,
+        F_DATA,
+        F_ERROR_FIELD,
+        F_EVENT,
+        F_ID,
+        F_LIMIT,
+        F_MULTI,
+        F_RETRY,
+        F_STRAY,
+        SseFramer,
+    )
     from ._pure.table import Table
     from ._pure.tally import Tally
 
@@ -156,6 +167,7 @@ __all__ = [
     "F_ERROR_FIELD",
     "F_EVENT",
     "F_ID",
+    "F_LIMIT",
     "F_MULTI",
     "F_RETRY",
     "F_STRAY",

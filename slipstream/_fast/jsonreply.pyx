@@ -289,25 +289,31 @@ cdef void conclude(Reply* r) noexcept nogil:
 R_INVALID, R_ERROR, R_CHOICES, R_CONTENT, R_FINISH, R_USAGE, R_DATA, R_ROLE = (1 << bit for bit in range(8))
 
 
+cdef void publish(ReplyScan self, Reply* r) noexcept:
+    self.n_choices, self.n_finish = r.choices.count, r.choices.n_finish
+    self.error_start, self.error_end = r.error.start, r.error.end
+    self.usage_start, self.usage_end = r.usage.start, r.usage.end
+    self.finish_start, self.finish_end = r.choices.finish.start, r.choices.finish.end
+    self.model_start, self.model_end = r.model.start, r.model.end
+    self.id_start, self.id_end = r.id.start, r.id.end
+
+
 @cython.final
 cdef class ReplyScan:
-    cdef readonly Py_ssize_t n_choices, n_finish, pos
-    cdef readonly Py_ssize_t error_start, error_end, usage_start, usage_end, finish_start, finish_end
-    cdef readonly Py_ssize_t model_start, model_end, id_start, id_end
-
     def __cinit__(self):
         cdef Reply r
         clear(&r)
-        self.publish(&r)
+        publish(self, &r)
         self.pos = -1
 
-    cdef void publish(self, Reply* r) noexcept:
-        self.n_choices, self.n_finish = r.choices.count, r.choices.n_finish
-        self.error_start, self.error_end = r.error.start, r.error.end
-        self.usage_start, self.usage_end = r.usage.start, r.usage.end
-        self.finish_start, self.finish_end = r.choices.finish.start, r.choices.finish.end
-        self.model_start, self.model_end = r.model.start, r.model.end
-        self.id_start, self.id_end = r.id.start, r.id.end
+    cdef int look(self, const uint8_t* s, Py_ssize_t n) noexcept nogil:
+        """The flags of ``scan`` for the n bytes at s; the fields stay as they are."""
+        cdef Reply r
+        clear(&r)
+        if scan_reply(s, 0, n, &r) < 0:
+            return F_INVALID
+        conclude(&r)
+        return r.flags
 
     def scan(self, bytes data not None, Py_ssize_t start=0, Py_ssize_t end=-1):
         cdef Py_ssize_t stop
@@ -324,5 +330,5 @@ cdef class ReplyScan:
             r.flags = F_INVALID
             self.pos = fail_pos(stop)
         conclude(&r)
-        self.publish(&r)
+        publish(self, &r)
         return r.flags

@@ -50,6 +50,8 @@ cdef class SseFramer:
     cdef bytes last_id
     cdef readonly Py_ssize_t start, end
     cdef readonly long long retry, events
+    cdef readonly Py_ssize_t run_start, run_end     # of the last call of ordinary()
+    cdef readonly int run_content, run_finish
     cdef int join(self, const char* c, Py_ssize_t n) except -1
     cdef bytes span(self, Span s)
     cdef done(self, int got)

@@ -15,6 +15,8 @@ line. Lines end with LF, CRLF or CR and nothing else. A leading BOM belongs to n
 
 from typing import Final, final
 
+from .jsonreply import ReplyScan
+
 F_DATA: Final = 1
 """At least one data field: what WHATWG dispatches as an event, even when the data is empty."""
 F_MULTI: Final = 2
@@ -31,6 +33,8 @@ F_RETRY: Final = 64
 """A retry field that counts: one of ASCII digits only."""
 F_COMMENT: Final = 128
 """At least one comment line."""
+F_LIMIT: Final = 0x200
+"""From ``ordinary`` only: the rest is larger than the limit."""
 
 @final
 class SseFramer:
@@ -74,6 +78,22 @@ class SseFramer:
         Raises SseLimitError when the block, finished or not, is larger than ``max_event``, and from then on always;
         the complete blocks before it are reported first.
         """
+    def ordinary(self, look: ReplyScan) -> int:
+        """``next`` for a relay, as far as nothing needs a second look: walks over ordinary blocks in one call and
+        returns the flags of the first that is not, now the current block; 0 when there is no more; ``F_LIMIT`` when
+        the rest is too large (``next`` would raise).
+
+        Ordinary: only comments, or one data field of a JSON object without ``error`` and ``usage`` (``ReplyScan``), and
+        no id or retry. ``run_start`` and ``run_end`` are the raw span of those blocks (-1: there was none),
+        ``run_content`` and ``run_finish`` how many of them had content and a finish reason."""
+    @property
+    def run_start(self) -> int: ...
+    @property
+    def run_end(self) -> int: ...
+    @property
+    def run_content(self) -> int: ...
+    @property
+    def run_finish(self) -> int: ...
     def flush(self) -> int:
         """At the end of the stream: like ``next()``, and when that finds nothing, what is left is taken as a block as
         if a blank line followed (its raw span then ends without one). 0 when nothing or only white space is left.

@@ -18,7 +18,10 @@ Structs: ``sse.pxd``. Documentation of the face: ``sse.pyi``. Same behaviour in 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport uint8_t
 from libc.string cimport memchr, memcmp, memcpy, memmove
+
+from slipstream._fast.jsonreply cimport ReplyScan
 
 from slipstream._fast._errors import SseLimitError
 
@@ -27,6 +30,7 @@ cdef tuple CODES = tuple(range(0x100, 0x200))  # results of next(): CPython keep
 
 F_DATA, F_MULTI, F_EVENT, F_STRAY = DATA, MULTI, EVENT, STRAY
 F_ERROR_FIELD, F_ID, F_RETRY, F_COMMENT = ERROR_FIELD, ID, RETRY, COMMENT
+F_LIMIT = 0x200
 
 
 # ---- core ----------------------------------------------------------------------------------------------------------
@@ -212,6 +216,13 @@ cdef void skip_bom(Framer* f) noexcept nogil:
 
 # ---- face ----------------------------------------------------------------------------------------------------------
 
+cdef enum:
+    UNUSUAL = 1 | 2 | 32        # of a reply: R_INVALID, R_ERROR, R_USAGE
+    CONTENT = 8                 # R_CONTENT
+    FINISH = 16                 # R_FINISH
+    LIMIT = 0x200               # instead of the exception: what came before it is still to be relayed
+
+
 @cython.final
 cdef class SseFramer:
     def __cinit__(self, Py_ssize_t max_event=8 * 1024 * 1024):
@@ -297,6 +308,35 @@ cdef class SseFramer:
 
     def next(self):
         return self.done(scan(&self.f))
+
+    def ordinary(self, ReplyScan look not None):
+        """Over the blocks that a relay passes on without a second thought; the flags of the first other one."""
+        cdef Framer* f = &self.f
+        cdef Block* b = &f.cur
+        cdef int got, found
+        self.run_start = self.run_end = -1
+        self.run_content = self.run_finish = 0
+        while True:
+            got = scan(f)
+            if got < 0:
+                return LIMIT
+            if got == 0:
+                return 0
+            if b.flags & DATA:
+                if b.flags & (MULTI | STRAY | ERROR_FIELD | ID | RETRY):
+                    break
+                found = look.look(<const uint8_t*>f.s.p + b.start + b.data.at, b.data.n)
+                if found & UNUSUAL:
+                    break
+                self.events += 1
+                self.run_content += (found & CONTENT) != 0
+                self.run_finish += (found & FINISH) != 0
+            elif b.flags & ~COMMENT:
+                break
+            if self.run_start < 0:
+                self.run_start = b.start
+            self.run_end = b.end
+        return self.done(got)
 
     def flush(self):
         cdef int got = scan(&self.f)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import functools
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +18,10 @@ from ..config.load import Overrides, load_snapshot
 from ..config.snapshot import Snapshot
 from ..errors import ConfigError
 from ..providers.registry import PROVIDER_TYPES
+
+if TYPE_CHECKING:
+    from ..server.drain import Drain
+    from ..state.table import SharedTable
 
 
 @click.command("serve")
@@ -32,7 +39,7 @@ def command(
     """Run the gateway until SIGTERM or Ctrl-C. SIGHUP reads the configuration again."""
     overrides = Overrides(host=host, port=port, workers=workers, log_level=log_level)
 
-    def load() -> Snapshot:
+    def load(tell: bool = True) -> Snapshot:
         if demo:
             return demo_snapshot(overrides)
         loaded = load_snapshot(
@@ -42,49 +49,85 @@ def command(
             cwd=Path.cwd(),
             provider_types=PROVIDER_TYPES,
         )
-        for note in loaded.notes:
+        for note in loaded.notes if tell else ():
             click.echo(note, err=True)
         return loaded.snapshot
 
     if demo and config_path:
         raise click.UsageError("--demo brings its own configuration; leave out --config.")
     try:
-        snapshot = load()
+        sys.exit(_serve(load(), load, demo))
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
         sys.exit(1)
-    sys.exit(_serve(snapshot, load, demo))
 
 
-def _serve(snapshot: Snapshot, load: Callable[[], Snapshot], demo: bool) -> int:
-    from ..obs import log as obs_log
-    from ..server.process import serve_forever
-    from ..server.workers import Supervisor, bind
+def _serve(snapshot: Snapshot, load: Callable[..., Snapshot], demo: bool) -> int:
+    """Raises ``ConfigError``."""
+    from ..server.drain import Drain
+    from ..server.process import serve_forever, state_dir
+    from ..server.workers import bind, taken
+    from ..state.table import open_table
 
     server = snapshot.server
+    drain = Drain.from_environment(os.environ)
+    shared = open_table(state_dir(snapshot))
+    if shared.note is not None:
+        click.echo(shared.note, err=True)
     try:
-        sock = bind(server.host, server.port)
+        joined = not demo and taken(server.host, server.port)
+        sock = bind(server.host, server.port, share=not demo)
     except OSError as error:
         click.echo(f"cannot listen on {server.host}:{server.port}: {error.strerror}; choose another --port", err=True)
         return 1
     port = sock.getsockname()[1]
+    if joined:
+        click.echo(f"port {port} is shared with another gateway: each takes some connections until one ends", err=True)
 
     def ready(_: Snapshot, __: int) -> None:
         announce(snapshot, port, demo)
 
     if server.workers == 1:
-        return serve_forever(snapshot, load, ready, sock)
+        return serve_forever(snapshot, load, ready, sock, shared=shared, drain=drain)
+    announce(snapshot, port, demo)
+    return _supervise(snapshot, load, sock, shared, drain)
+
+
+def _supervise(
+    snapshot: Snapshot, load: Callable[..., Snapshot], sock: socket.socket, shared: SharedTable, drain: Drain
+) -> int:
+    """Several workers. Every configuration is read here first: what the workers are told to read is known to be good,
+    and one that is started later begins with the latest.
+    """
+    from ..obs import log as obs_log
+    from ..obs.families import RELOADS
+    from ..obs.metrics import Metrics
+    from ..server.process import not_reloaded, preload, serve_forever
+    from ..server.workers import Place, Supervisor
+
+    obs_log.setup(snapshot.server.log_level)
+    preload(snapshot)
+    metrics = Metrics(shared.series)
     latest = snapshot
 
-    def reread() -> None:
+    def reread() -> bool:
         nonlocal latest
-        with contextlib.suppress(ConfigError):  # the workers say what is wrong with it
-            latest = load()
+        try:
+            fresh = load()
+        except ConfigError as error:
+            not_reloaded(metrics, error)
+            return False
+        latest = dataclasses.replace(fresh, generation=latest.generation + 1)
+        metrics.count(RELOADS, ("ok",))
+        return True
 
-    obs_log.setup(server.log_level)
-    announce(snapshot, port, demo)
-    return Supervisor(server.workers, lambda: serve_forever(latest, load, None, sock), sock, reread).run()
+    def serve(place: Place) -> int:
+        return serve_forever(
+            latest, functools.partial(load, tell=False), None, sock, shared=shared, place=place, drain=drain
+        )
+
+    return Supervisor(snapshot.server.workers, serve, sock, shared, reread, drain.longest_s).run()
 
 
 def announce(snapshot: Snapshot, port: int, demo: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from ..wire.headers import Block
@@ -26,8 +27,9 @@ class Exchange(Protocol):
     async def begin(self, headers: Block) -> None:
         """Start a 200 event stream."""
 
-    async def write(self, data: bytes) -> None:
-        """Write a piece of the stream; waits while the client is slower than we are (R33)."""
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Write a piece of the stream. ``None``: it was taken; else wait for what is returned, because the client is
+        slower than we are (R33)."""
 
     async def end(self) -> None:
         """End the stream."""

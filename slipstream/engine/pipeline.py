@@ -29,7 +29,6 @@ from .context import RequestContext
 from .exchange import ClientGone, Exchange
 from .runtime import Active, Runtime
 
-
 async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
     """Serve one request of the data plane from its body to its settlement."""
     ctx = RequestContext(endpoint, exchange.request_id, key_name, runtime.clock())
@@ -150,7 +149,9 @@ async def _respond(
             error.body = active.redact.body(error.body)
     try:
         if exchange.started:
-            await exchange.write(error_event(error))
+            waiting = exchange.write(error_event(error))
+            if waiting is not None:
+                await waiting
             await exchange.end()
         else:
             exchange.reply(error.status, _error_headers(ctx, error), error_body(error))

@@ -78,9 +78,11 @@ async def relay_stream(
                 raise _not_a_stream(ctx, chunk + rest)
         out = tap.feed(chunk) if chunk else tap.end()
         if exchange.started:
-            dog.disarm()
             if out:
-                await exchange.write(out)
+                waiting = exchange.write(out)
+                if waiting is not None:
+                    dog.disarm()
+                    await waiting
             dog.arm("idle", idle_s)
         else:
             held.append(out)
@@ -89,7 +91,9 @@ async def relay_stream(
                 ctx.first_content_at = clock()
                 dog.disarm()
                 await exchange.begin(headers)
-                await exchange.write(b"".join(held))
+                waiting = exchange.write(b"".join(held))
+                if waiting is not None:
+                    await waiting
                 held.clear()
                 dog.arm("idle", idle_s)
         if tap.failure is not None:

@@ -79,6 +79,8 @@ COST_UNKNOWN = Family("slipstream_cost_unknown", Kind.COUNTER, "Answers without 
 BAD_REQUESTS = Family("slipstream_bad_requests", Kind.COUNTER, "Malformed HTTP by status.", ("status",))
 LOG_SUPPRESSED = Family("slipstream_log_suppressed", Kind.COUNTER, "Log lines not written (Q32).")
 RELOADS = Family("slipstream_config_reloads", Kind.COUNTER, "Reloads by result.", ("result",))
+WORKER_RESTARTS = Family("slipstream_worker_restarts", Kind.COUNTER, "Workers started in place of one that ended.")
+DRAIN_CUT = Family("slipstream_drain_cut_requests", Kind.COUNTER, "Answers cut short by the end of the process (R79).")
 OVERHEAD = Family(
     "slipstream_overhead_seconds",
     Kind.HISTOGRAM,
@@ -90,6 +92,6 @@ FAMILIES = {
     family.name: family
     for family in (
         REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, DISCONNECTS, USAGE_SOURCE, COST,
-        COST_UNKNOWN, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, OVERHEAD,
+        COST_UNKNOWN, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
     )
 }  # fmt: skip

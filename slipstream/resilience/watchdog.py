@@ -7,6 +7,8 @@ make a context and a timer for each).
 When a limit passes, the task that entered the watchdog is cancelled and the ``CancelledError`` becomes
 ``UpstreamTimeout`` at the ``with`` statement. A cancellation from outside (the client went away) passes through, also
 when both happen at once (the rule of ``asyncio.Timeout``: count ``Task.cancelling``).
+
+The end of the process is one more limit, the same for all (``Deadlines.cut``): it becomes ``ShuttingDown``.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from ..errors import UpstreamTimeout
+from ..errors import ShuttingDown, UpstreamTimeout
 
 NEVER = float("inf")
+SHUTDOWN = "shutdown"
+"""The phase of a watchdog whose attempt was cut because the process ends."""
 
 
 class Deadlines:
     """The watchdogs of one event loop."""
 
-    __slots__ = ("_at", "_dogs", "_handle", "loop", "time")
+    __slots__ = ("_at", "_dogs", "_handle", "_over", "loop", "time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -30,8 +34,20 @@ class Deadlines:
         self._dogs: set[Watchdog] = set()
         self._at = NEVER
         self._handle: asyncio.TimerHandle | None = None
+        self._over = False
+
+    def cut(self) -> int:
+        """The process ends: no attempt may go on, none may begin any more. How many were cut."""
+        self._over = True
+        dogs, self._dogs = self._dogs, set()
+        for dog in dogs:
+            dog.bite(SHUTDOWN)
+        return len(dogs)
 
     def add(self, dog: Watchdog) -> None:
+        if self._over:
+            dog.bite(SHUTDOWN)
+            return
         self._dogs.add(dog)
         if dog.due < self._at:
             self._set(dog.due)
@@ -57,7 +73,7 @@ class Deadlines:
         self._at = NEVER
         for dog in [dog for dog in self._dogs if dog.due <= now]:
             self._dogs.discard(dog)
-            dog.bite(now)
+            dog.bite(dog.passed(now))
         if self._dogs:
             self.sooner(min(dog.due for dog in self._dogs))
 
@@ -107,11 +123,17 @@ class Watchdog:
         if not self._fired or task is None:
             return
         if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            if self._fired == SHUTDOWN:
+                raise ShuttingDown from None
             limit = self._total_s if self._fired == "total" else self._limit_s
             raise UpstreamTimeout(self._fired, limit) from None
 
-    def bite(self, now: float) -> None:
-        """The limit has passed."""
-        self._fired = "total" if now >= self._total_at else self._phase
+    def passed(self, now: float) -> str:
+        """Which limit it is that has passed."""
+        return "total" if now >= self._total_at else self._phase
+
+    def bite(self, limit: str) -> None:
+        """``limit`` has passed."""
+        self._fired = limit
         if self._task is not None:
             self._task.cancel()

@@ -8,7 +8,10 @@ serve every model (or whose pattern fits), if the name is a plain identifier.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from hashlib import blake2b
+from itertools import count
 
+from .. import _fast
 from ..config.snapshot import ProviderSpec, Snapshot, Target
 from .weighted import cycle
 
@@ -20,14 +23,20 @@ MAX_REMEMBERED = 1024
 
 
 class Pool:
-    """Targets for one model, in weighted order. ``turn`` is the state of the round robin (this process only)."""
+    """Targets for one model, in weighted order. A pool counts its turns alone until it is told to ``take_turns``."""
 
-    __slots__ = ("_order", "_turn", "targets")
+    __slots__ = ("_next_turn", "_order", "targets")
 
     def __init__(self, targets: tuple[Target, ...]) -> None:
         self.targets = targets
         self._order = cycle([t.weight for t in targets]) if any(t.weight for t in targets) else None
-        self._turn = 0
+        self._next_turn: Callable[[], int] = count().__next__
+
+    def take_turns(self, table: _fast.Table, key: bytes) -> None:
+        """From now on with all workers that do so under the same key: together they keep the weights exactly."""
+        if self._order is not None:
+            rows = [self.targets[i].row for i in self._order]
+            self._next_turn = _fast.Pool(table, key, rows).turn
 
     def choose(self, tried: Set[int], available: Callable[[int, int], bool], now: float) -> Target | None:
         """The next target in turn that was not tried; one that rests only if no other is left; ``None`` if all were
@@ -39,8 +48,7 @@ class Pool:
         if order is None:
             return None
         size = len(order)
-        turn = self._turn
-        self._turn = turn + 1 if turn + 1 < size else 0
+        turn = self._next_turn() % size
         now_ns = int(now * NANOS)
         target = self.targets[order[turn]]
         if available(target.row, now_ns) and target.row not in tried:
@@ -63,20 +71,23 @@ class Pool:
 
 
 class RouteTable:
-    """All routes of one snapshot. ``row_of`` gives the row of a target's statistics by the target's name."""
+    """All routes of one snapshot. ``row_of`` gives the row of a target's statistics by the target's name; with
+    ``table`` the workers that share it take turns together.
+    """
 
-    __slots__ = ("_by_name", "_remembered", "_row_of", "_rows", "_snapshot", "_static", "targets")
+    __slots__ = ("_by_name", "_remembered", "_row_of", "_rows", "_snapshot", "_static", "_table", "targets")
 
-    def __init__(self, snapshot: Snapshot, row_of: Callable[[str], int]) -> None:
+    def __init__(self, snapshot: Snapshot, row_of: Callable[[str], int], table: _fast.Table | None = None) -> None:
         self._snapshot = snapshot
         self._row_of = row_of
+        self._table = table
         self._rows: dict[tuple[str, str | None], Target] = {}
         self._remembered: dict[tuple[Target, ...], Pool] = {}
         self.targets: list[Target] = []
         self._static: dict[str, Pool] = {}
         self._by_name: dict[str, Pool] = {}
         for model in snapshot.known_models():
-            pool = self._build(model)
+            pool = self._build(model, listed=True)
             if pool is not None:
                 self._static[model] = pool
         for spec in snapshot.providers:
@@ -107,7 +118,7 @@ class RouteTable:
             self._by_name[model] = pool
         return pool
 
-    def _build(self, model: str) -> Pool | None:
+    def _build(self, model: str, listed: bool = False) -> Pool | None:
         targets = tuple(
             self._target(spec, name if name in spec.models or name in spec.model_mapping.values() else None)
             for spec in self._snapshot.providers
@@ -118,6 +129,8 @@ class RouteTable:
         pool = self._remembered.get(targets)
         if pool is None:
             pool = Pool(targets)
+            if self._table is not None:
+                pool.take_turns(self._table, turns_key(model if listed else None, targets))
             if len(self._remembered) < MAX_REMEMBERED:
                 self._remembered[targets] = pool
         return pool
@@ -139,3 +152,13 @@ def row_name(provider: str, model: str | None) -> str:
     """
     escaped = provider.replace("%", "%25").replace("/", "%2F")
     return escaped if model is None else f"{escaped}/{model}"
+
+
+def turns_key(model: str | None, targets: tuple[Target, ...]) -> bytes:
+    """The name of a pool's turns, the same in every worker: the first model that the configuration names for it, or
+    (``None``) the rows it chooses from, since workers may see the names that nobody wrote down in another order.
+    """
+    key = b"=" + model.encode() if model is not None else b"*" + b",".join(b"%d" % t.row for t in targets)
+    if len(key) > _fast.KEY_MAX:
+        key = key[: _fast.KEY_MAX - 33] + b"~" + blake2b(key, digest_size=16).hexdigest().encode()
+    return key

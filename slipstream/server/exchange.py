@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -44,7 +46,10 @@ class AiohttpExchange:
             raise ClientGone from None
         self._stream = self.response = stream
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> Awaitable[None]:
+        return self._write(data)
+
+    async def _write(self, data: bytes) -> None:
         assert self._stream is not None
         try:
             await self._stream.write(data)

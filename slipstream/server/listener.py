@@ -110,8 +110,8 @@ class Listener:
     # ------------------------------------------------------------------ called by connections
     def opened(self, connection: Connection) -> None:
         self._open.add(connection)
-        if self.closing:
-            connection.force_close()
+        if self.closing:  # after this turn: one that was handed over has a request with it
+            asyncio.get_running_loop().call_soon(connection.drain)
 
     def closed(self, connection: Connection) -> None:
         self._open.discard(connection)

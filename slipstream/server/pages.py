@@ -9,8 +9,10 @@ from typing import Any
 from ..config.snapshot import ProviderSpec
 from ..engine.runtime import Runtime
 from ..obs.exposition import Gauge, render
+from ..obs.families import ACTIVE
 from ..state.table import NEUTRAL
-from ..types import FailureClass
+from ..types import Endpoint, FailureClass
+from .heartbeat import connections
 
 PROBLEM_BASE = "https://slipstream.dev/problems/"
 
@@ -27,7 +29,7 @@ def health_detailed(runtime: Runtime) -> dict[str, Any]:
         "status": "ok" if healthy == len(providers) else ("degraded" if healthy else "down"),
         "ready": not_ready(runtime) is None,
         "uptime_s": round(now - runtime.started_at, 1),
-        "in_flight": runtime.in_flight,
+        "in_flight": in_flight(runtime),
         "config": {"source": active.snapshot.source, "generation": active.snapshot.generation},
         "providers": providers,
     }
@@ -50,6 +52,13 @@ def _provider(runtime: Runtime, spec: ProviderSpec, now: float) -> dict[str, Any
         "resting_s": round(max((active.cooldowns.remaining_s(row, now) for row in rows), default=0.0), 1),
         "connections": dict(active.outbound[spec.name].transport.stats()),
     }
+
+
+def in_flight(runtime: Runtime) -> int:
+    """Requests in flight in all workers."""
+    series, live = runtime.shared.series, [str(worker) for worker, *_ in runtime.table.workers()]
+    slots = [runtime.metrics.slot(ACTIVE, (worker, endpoint.label)) for worker in live for endpoint in Endpoint]
+    return sum(series.get(slot, 0) for slot in slots if slot >= 0)
 
 
 def not_ready(runtime: Runtime) -> dict[str, Any] | None:
@@ -86,18 +95,13 @@ def _gauges(runtime: Runtime) -> Iterator[Gauge]:
             latency.append(((spec.name,), (state["latency_ms"] or 0.0) / 1000))
     yield "llm_proxy_provider_health", "1 if the last telling attempt succeeded.", by_provider, health
     yield "llm_proxy_provider_latency_seconds", "Moving average of the time to the header block.", by_provider, latency
-    made = reused = replays = 0
-    for outbound in active.outbound.values():
-        stats = outbound.transport.stats()
-        made += stats["connections_made"]
-        reused += stats["connections_reused"]
-        replays += stats["replays"]
+    counted = connections(runtime.shared.series)
     for name, text, value in (
         ("uptime_seconds", "Since this process started.", runtime.clock() - runtime.started_at),
         ("config_generation", "Grows with every reload.", active.snapshot.generation),
-        ("upstream_connections_made", "Connections this process opened to providers.", made),
-        ("upstream_connections_reused", "Requests it sent on a connection that was open.", reused),
-        ("upstream_replays", "Requests it sent again because an idle connection was closed (R40).", replays),
+        ("upstream_connections_made", "Connections opened to providers.", counted["connections_made"]),
+        ("upstream_connections_reused", "Requests sent on an open connection.", counted["connections_reused"]),
+        ("upstream_replays", "Requests sent again as an idle connection was closed (R40).", counted["replays"]),
         ("resident_memory_bytes", "Resident set of this process.", resident_bytes()),
         ("workers", "Worker slots in use.", len(table.workers())),
         ("series_dropped", "Additions lost because the table is full.", runtime.metrics.dropped),

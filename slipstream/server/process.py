@@ -1,7 +1,12 @@
 """One serving process from its configuration to its end: start, signals, reload, drain.
 
-SIGTERM and SIGINT: readiness says 503, no new connections, requests in flight are finished until the deadline, exit 0;
-a second signal ends at once. SIGHUP: read the configuration again; a bad one changes nothing and says why.
+SIGTERM and SIGINT: readiness says 503 and answers say ``Connection: close``; after the delay no new connections, and
+idle ones are closed; requests in flight may end until the deadline, then they end with an error in their dialect (in
+a stream: an event); exit 0. A second signal ends at once. SIGHUP: read the configuration again; a bad one changes
+nothing and says why.
+
+A worker of a supervisor does the same, but takes only SIGQUIT for a second signal: terminals and systemd send theirs
+to it and to its parent, which passes them on. When its parent is killed it drains.
 """
 
 from __future__ import annotations
@@ -14,28 +19,33 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._fast import WORKERS
 from ..config.snapshot import ProviderSpec, Snapshot
 from ..engine.runtime import Runtime
 from ..errors import ConfigError
 from ..net.native import NativeTransport
 from ..net.upstream import Upstream
 from ..obs import log as obs_log
-from ..obs.families import RELOADS
+from ..obs.families import DRAIN_CUT, RELOADS
+from ..obs.metrics import Metrics
+from ..state.table import SharedTable, open_table
 from .app import App, malformed_body
+from .drain import CUT_S, DEFAULT_DRAIN, Drain, accept_the_rest
+from .heartbeat import Heartbeat
 from .listener import Listener, ListenerLimits
 from .native import NativeListener
+from .workers import Place
 
 if TYPE_CHECKING:
     from ..mock.app import MockServer
     from ..mock.settings import MockSettings
 
 log = logging.getLogger("slipstream.server")
-DRAIN_S = 30.0
-"""Requests in flight at SIGTERM may run this long (Kubernetes sends SIGKILL after 30 s by default)."""
-
 _MOCK_KEYS = {"cost_per_1k_tokens_usd": "price_per_1k_tokens_usd"}
 
 Reload = Callable[[], Snapshot]
@@ -112,8 +122,9 @@ def make_listener(app: App, limits: ListenerLimits) -> Listener | NativeListener
 class Process:
     """Builds the parts, runs until told to stop.
 
-    ``embedded``: a guest in somebody else's process (a program of the user's, a test), whose signal handlers and
-    logging are left alone; ``stop`` ends it.
+    ``shared``: the open table, else it opens one. ``place``: what its supervisor says, if it has one. ``embedded``: a
+    guest in somebody else's process (a program of the user's, a test), whose signal handlers and logging are left
+    alone; ``stop`` ends it.
     """
 
     def __init__(
@@ -122,11 +133,19 @@ class Process:
         reload: Reload | None = None,
         sock: socket.socket | None = None,
         *,
+        shared: SharedTable | None = None,
+        place: Place | None = None,
+        drain: Drain = DEFAULT_DRAIN,
         embedded: bool = False,
     ) -> None:
         self._snapshot = snapshot
         self._reload = reload
+        self._reloading = asyncio.Lock()
         self._sock = sock
+        self._shared = shared
+        self._place = place
+        self._drain_times = drain
+        self._orphaned = False
         self._embedded = embedded
         self._mocks = Mocks()
         self._stop = asyncio.Event()
@@ -138,30 +157,45 @@ class Process:
 
     async def run(self, on_ready: OnReady | None = None) -> int:
         """Serve until a signal. Returns the exit code."""
+        shared = self._shared or open_table(state_dir(self._snapshot))
+        worker = claim(shared) if self._place is None else self._place.slot
+        try:
+            return await self._serve(shared, worker, on_ready)
+        finally:
+            if self._place is None or self._orphaned:  # else the supervisor takes the slot back
+                shared.table.reap(worker)
+            if self._shared is None:
+                shared.close()
+
+    async def _serve(self, shared: SharedTable, worker: int, on_ready: OnReady | None) -> int:
         snapshot = await self._mocks.resolve(self._snapshot)
-        runtime = self.runtime = Runtime(snapshot, make_transport)
+        runtime = self.runtime = Runtime(snapshot, make_transport, shared=shared, worker=worker)
         if not self._embedded:
             obs_log.setup(snapshot.server.log_level, lambda text: runtime.active.redact(text))
+        self._heartbeat = Heartbeat(runtime)
         app = self._app = App(runtime)
         limits = ListenerLimits(max_body_bytes=snapshot.server.max_body_bytes)
         listener = make_listener(app, limits)
+        last = self._sock.dup() if self._sock is not None else None
         await listener.start(snapshot.server.host, snapshot.server.port, sock=self._sock)
         self.port = listener.port
+        self._heartbeat.start()
         if not self._embedded:
             self._watch_signals()
         if on_ready is not None:
             on_ready(snapshot, listener.port)
         await self._stop.wait()
         runtime.draining = True
-        drained = await self._drain(listener)
+        drained = await self._drain(runtime, listener, last)
+        self._heartbeat.stop()
         await runtime.close()
         await self._mocks.stop()
         return 0 if drained else 1
 
-    async def _drain(self, listener: Listener | NativeListener) -> bool:
+    async def _drain(self, runtime: Runtime, listener: Listener | NativeListener, last: socket.socket | None) -> bool:
         """Let the requests in flight end; ``False`` if a second signal cut that short."""
         hurry = asyncio.ensure_future(self._hurry.wait())
-        closing = asyncio.ensure_future(listener.close(DRAIN_S))
+        closing = asyncio.ensure_future(self._close(runtime, listener, last))
         await asyncio.wait((closing, hurry), return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if closing.done():
@@ -169,6 +203,25 @@ class Process:
             return True
         closing.cancel()  # asyncio.Runner cancels the requests
         return False
+
+    async def _close(self, runtime: Runtime, listener: Listener | NativeListener, last: socket.socket | None) -> None:
+        times = self._drain_times
+        if times.delay_s:
+            await asyncio.sleep(times.delay_s)
+        loop = asyncio.get_running_loop()
+        cut = loop.call_later(times.deadline_s, self._cut, runtime)
+        closing = loop.create_task(listener.close(times.deadline_s + CUT_S))
+        await asyncio.sleep(0)  # now it no longer accepts
+        if last is not None:
+            await accept_the_rest(listener, last)
+        await closing
+        cut.cancel()
+
+    def _cut(self, runtime: Runtime) -> None:
+        """The deadline: what is still in flight ends with an error."""
+        number = runtime.deadlines.cut()
+        runtime.metrics.count(DRAIN_CUT, by=number)
+        log.warning("requests cut at the end", extra={"fields": {"requests": number}})
 
     def stop(self) -> None:
         self._stop.set()
@@ -179,13 +232,23 @@ class Process:
             loop.add_signal_handler(signal.SIGTERM, self._on_stop)
             loop.add_signal_handler(signal.SIGINT, self._on_stop)
             loop.add_signal_handler(signal.SIGHUP, self._on_hup)
+            if self._place is not None:
+                loop.add_signal_handler(signal.SIGQUIT, self._hurry.set)
+                loop.add_reader(self._place.lifeline, self._on_orphaned)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one may have waited since the fork
 
     def _on_stop(self) -> None:
         self._signals += 1
-        if self._signals > 1:  # not SystemExit: raised in a callback, it leaves uvloop unable to close
-            self._hurry.set()
+        if self._signals > 1 and self._place is None:
+            self._hurry.set()  # not SystemExit: raised in a callback, it leaves uvloop unable to close
         self._stop.set()
+
+    def _on_orphaned(self) -> None:
+        assert self._place is not None
+        asyncio.get_running_loop().remove_reader(self._place.lifeline)
+        log.error("the supervisor is gone: this worker ends")
+        self._orphaned = True
+        self.stop()
 
     def _on_hup(self) -> None:
         task = asyncio.get_running_loop().create_task(self.reload())
@@ -194,24 +257,25 @@ class Process:
 
     async def reload(self) -> None:
         """Read the configuration again and swap it in whole (R81); a bad one keeps the old."""
-        runtime = self.runtime
-        if self._reload is None or runtime is None:
+        runtime, read = self.runtime, self._reload
+        if read is None or runtime is None:
             return
-        try:
-            fresh = await asyncio.get_running_loop().run_in_executor(None, self._reload)
-        except ConfigError as error:
-            runtime.metrics.count(RELOADS, ("failed",))
-            for problem in error.problems:
-                log.error("configuration not reloaded", extra={"fields": {"problem": problem}})
-            return
-        generation = runtime.active.snapshot.generation + 1
-        snapshot = await self._mocks.resolve(dataclasses.replace(fresh, generation=generation))
-        old = runtime.active
-        unused = runtime.swap(snapshot)
+        async with self._reloading:
+            try:
+                fresh = await asyncio.get_running_loop().run_in_executor(None, read)
+                generation = runtime.active.snapshot.generation + 1
+                snapshot = await self._mocks.resolve(dataclasses.replace(fresh, generation=generation))
+                self._heartbeat.publish()
+                old = runtime.active
+                unused = runtime.swap(snapshot)
+            except ConfigError as error:
+                not_reloaded(runtime.metrics, error)
+                return
         self._app.configured()
         if not self._embedded:
             logging.getLogger("slipstream").setLevel(snapshot.server.log_level.upper())
-        runtime.metrics.count(RELOADS, ("ok",))
+        if self._place is None:  # else the supervisor has counted it, once for all workers
+            runtime.metrics.count(RELOADS, ("ok",))
         log.info("configuration reloaded", extra={"fields": {"source": snapshot.source, "generation": generation}})
         if old.in_flight:  # R42: a connection in use is never closed
             idle = asyncio.Event()
@@ -221,13 +285,48 @@ class Process:
             await transport.close()
 
 
+def not_reloaded(metrics: Metrics, error: ConfigError) -> None:
+    """Tell that the old configuration stays, and why."""
+    metrics.count(RELOADS, ("failed",))
+    for problem in error.problems:
+        log.error("configuration not reloaded", extra={"fields": {"problem": problem}})
+
+
+def state_dir(snapshot: Snapshot) -> Path | None:
+    return Path(snapshot.server.state_dir) if snapshot.server.state_dir is not None else None
+
+
+def claim(shared: SharedTable) -> int:
+    """A worker slot of the table for this process."""
+    worker = shared.table.claim_worker(os.getpid(), time.monotonic_ns())
+    if worker < 0:
+        raise ConfigError([f"all {WORKERS} worker slots of the shared table are in use; use another state_dir"])
+    return worker
+
+
+def preload(snapshot: Snapshot) -> None:
+    """Import what a worker needs, before the fork: what is imported after it, each worker has for itself."""
+    import concurrent.futures.thread  # noqa: F401
+
+    _loop_factory()
+    if any(spec.type == "mock" and not spec.api_base for spec in snapshot.providers):
+        from ..mock import app  # noqa: F401
+
+
 def serve_forever(
-    snapshot: Snapshot, reload: Reload | None, on_ready: OnReady | None = None, sock: socket.socket | None = None
+    snapshot: Snapshot,
+    reload: Reload | None,
+    on_ready: OnReady | None = None,
+    sock: socket.socket | None = None,
+    *,
+    shared: SharedTable | None = None,
+    place: Place | None = None,
+    drain: Drain = DEFAULT_DRAIN,
 ) -> int:
     """Run one process to its end on uvloop (plain asyncio where uvloop is not to be had)."""
 
     async def main() -> int:
-        return await Process(snapshot, reload, sock).run(on_ready)
+        return await Process(snapshot, reload, sock, shared=shared, place=place, drain=drain).run(on_ready)
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main())

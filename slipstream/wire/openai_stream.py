@@ -17,6 +17,7 @@ from __future__ import annotations
 from .._fast import (
     F_DATA,
     F_ERROR_FIELD,
+    F_LIMIT,
     F_STRAY,
     R_CHOICES,
     R_CONTENT,
@@ -27,7 +28,6 @@ from .._fast import (
     R_USAGE,
     ReplyScan,
     SseFramer,
-    SseLimitError,
 )
 from ..errors import MalformedReply, TransportError, UpstreamError
 from ..types import Endpoint
@@ -107,12 +107,18 @@ class StreamTap:
         parts: list[bytes] = []
         first = last = -1
         while not self.over():
-            try:
-                flags = framer.next()
-            except SseLimitError:  # what was complete before it is relayed all the same
-                self.failure = MalformedReply(f"the provider {self._provider!r} sent an event beyond the size limit")
-                break
+            flags = framer.ordinary(self._scan)
+            if framer.run_start >= 0:
+                if first < 0:
+                    first = framer.run_start
+                last = framer.run_end
+                self.content_events += framer.run_content
+                if framer.run_finish:
+                    self.finished = True
             if not flags:
+                break
+            if flags == F_LIMIT:  # what was complete before it is relayed all the same
+                self.failure = MalformedReply(f"the provider {self._provider!r} sent an event beyond the size limit")
                 break
             if self._look(flags):
                 if first < 0:

@@ -161,8 +161,8 @@ def test_everybody_fails() -> None:
 
 @asynccontextmanager
 async def alone(**timeout: float) -> AsyncIterator[tuple[MockServer, Gateway, openai.AsyncOpenAI]]:
-    # Paced, so that content and what follows it do not arrive in one read: an error in the same read as the first content
-    # comes before anything was sent, and is an HTTP error.
+    # Paced, so that content and what follows it do not arrive in one read: an error in the same read as the first
+    # content comes before anything was sent, and is an HTTP error.
     async with (
         mocks(tokens_per_s=100.0) as (mock,),
         gateway(config(to(mock, timeout=QUICK | timeout))) as running,

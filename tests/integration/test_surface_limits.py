@@ -158,6 +158,7 @@ def test_compressed_bodies(coding: str) -> None:
         ("gzip", bytes([*gzip.compress(chat_body())[:-8], *b"\0\0\0\0\0\0\0\0"]), 400),
         ("deflate", b"\xff\xff", 400),
     ],
+    ids="brotli compress nonsense nonsense-within plain empty truncated trailing checksum deflate".split(),
 )
 def test_encodings_we_refuse(coding: str, body: bytes, status: int) -> None:
     async def test(running: Gateway, mock: MockServer) -> None:

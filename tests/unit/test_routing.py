@@ -22,12 +22,12 @@ fuzz = settings(deadline=None, derandomize=True, max_examples=120)
 weights_lists = st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any)
 
 
-def nobody(row: int, now: float) -> bool:
-    return False
-
-
-def everybody(row: int, now: float) -> bool:
+def all_well(row: int, now_ns: int) -> bool:
     return True
+
+
+def all_rest(row: int, now_ns: int) -> bool:
+    return False
 
 
 def pool(*weights: int) -> Pool:
@@ -35,7 +35,7 @@ def pool(*weights: int) -> Pool:
 
 
 def chosen(p: Pool, times: int) -> list[int | None]:
-    return [t.row if (t := p.choose(set(), nobody, 0.0)) else None for _ in range(times)]
+    return [t.row if (t := p.choose(set(), all_well, 0.0)) else None for _ in range(times)]
 
 
 # ---- the cycle -------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_two_to_one_over_three_thousand() -> None:  # issue 2, Must show 3
 
 def test_the_turn_moves_on_whoever_is_chosen() -> None:
     p = pool(1, 1, 1)
-    first = p.choose({0}, nobody, 0.0)
+    first = p.choose({0}, all_well, 0.0)
     assert first is not None
     assert first.row == 1
     assert chosen(p, 3) == [1, 2, 0]
@@ -131,37 +131,42 @@ def test_the_turn_moves_on_whoever_is_chosen() -> None:
 def test_a_resting_target_is_passed_over() -> None:
     p = pool(2, 1)
     for _ in range(9):
-        target = p.choose(set(), lambda row, now: row == 0, 0.0)
+        target = p.choose(set(), lambda row, now_ns: row != 0, 0.0)
         assert target is not None
         assert target.row == 1
 
 
 def test_resting_is_asked_with_the_time() -> None:
-    asked = []
-    pool(1, 1).choose({1}, lambda row, now: bool(asked.append((row, now))), 7.5)
-    assert asked == [(0, 7.5)]
+    asked: list[tuple[int, int]] = []
+
+    def available(row: int, now_ns: int) -> bool:
+        asked.append((row, now_ns))
+        return True
+
+    assert pool(1, 1).choose({1}, available, 7.5) is not None
+    assert set(asked) == {(0, 7_500_000_000)}
 
 
 def test_when_all_rest_one_is_chosen_all_the_same() -> None:  # S-109: a guess about health turns nobody away
     p = pool(2, 1)
-    assert Counter(t.row for _ in range(30) if (t := p.choose(set(), everybody, 0.0))) == {0: 20, 1: 10}
+    assert Counter(t.row for _ in range(30) if (t := p.choose(set(), all_rest, 0.0))) == {0: 20, 1: 10}
 
 
 def test_one_that_rests_is_better_than_one_that_was_tried() -> None:
-    target = pool(1, 1).choose({0}, everybody, 0.0)
+    target = pool(1, 1).choose({0}, all_rest, 0.0)
     assert target is not None
     assert target.row == 1
 
 
 def test_all_tried_is_none() -> None:
-    assert pool(2, 1).choose({0, 1}, nobody, 0.0) is None
+    assert pool(2, 1).choose({0, 1}, all_well, 0.0) is None
 
 
 def test_zero_weight_gets_no_traffic_even_alone() -> None:
     assert chosen(pool(0), 2) == [None, None]
     assert set(chosen(pool(0, 1), 10)) == {1}
     p = pool(0, 1)
-    assert p.choose({1}, nobody, 0.0) is None
+    assert p.choose({1}, all_well, 0.0) is None
 
 
 def test_shares() -> None:
@@ -180,7 +185,7 @@ def test_shares() -> None:
 def test_the_rules_of_choice(weights: list[int], tried: set[int], rests: set[int], before: int) -> None:
     p = pool(*weights)
     chosen(p, before)
-    target = p.choose(tried, lambda row, now: row in rests, 0.0)
+    target = p.choose(tried, lambda row, now_ns: row not in rests, 0.0)
     usable = {i for i, w in enumerate(weights) if w} - tried
     if target is None:
         assert not usable
@@ -335,7 +340,7 @@ def test_the_weights_hold_over_all_names_together() -> None:
     pools = [t.find(f"model-{i}") for i in range(300)]
     assert len({id(p) for p in pools}) == 1
     names = Counter(
-        target.provider.name for p in pools if p is not None and (target := p.choose(set(), nobody, 0.0)) is not None
+        target.provider.name for p in pools if p is not None and (target := p.choose(set(), all_well, 0.0)) is not None
     )
     assert names == {"a": 200, "b": 100}
 

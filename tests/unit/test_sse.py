@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream._fast._errors import SseLimitError
+from slipstream._fast._pure import jsonreply as pure_reply
 from slipstream._fast._pure import sse as pure
 from slipstream._fast._pure.sse import (
     F_COMMENT,
@@ -349,6 +350,7 @@ def test_compiled_is_pure(stream: bytes, cuts: list[int], calls: list[int], limi
 
 def test_flags(sse: Any) -> None:
     names = {n: getattr(sse, n) for n in dir(sse) if n.startswith("F_")}
+    assert names.pop("F_LIMIT") == 0x200
     assert names == {
         "F_DATA": 1,
         "F_MULTI": 2,
@@ -667,3 +669,70 @@ def test_a_backlog_fed_early(sse: Any) -> None:
 
     assert cpu_s(go) < 3
     assert f.events == 4 * n
+
+
+# ---- runs of ordinary blocks -----------------------------------------------------------------------------------------
+
+PLAIN = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+QUIET = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
+FINISH = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+OTHERS = [
+    b"data: [DONE]\n\n",
+    b'data: {"error":{"message":"no"}}\n\n',
+    b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n',
+    b"data: {broken\n\n",
+    b'data: {"choices":[]}\ndata: \n\n',
+    b"id: 7\n" + PLAIN,
+    b"retry: 7\n" + PLAIN,
+    b"<html>\n\n",
+    b"error: {}\n\n",
+    b"event: x\n\n",
+]
+
+
+def look_for(sse: Any) -> Any:
+    return (pure_reply if sse is pure else importlib.import_module("slipstream._fast.jsonreply")).ReplyScan()
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_ordinary_walks_up_to_what_needs_a_look(sse: Any, other: bytes) -> None:
+    framer, look = sse.SseFramer(), look_for(sse)
+    before = b": hi\n\n" + QUIET + PLAIN + FINISH
+    framer.feed(before + other + PLAIN)
+    assert framer.ordinary(look)
+    assert framer.slice(framer.run_start, framer.run_end) == before
+    assert (framer.run_content, framer.run_finish) == (1, 1)
+    assert framer.slice(framer.start, framer.end) == other
+    assert framer.ordinary(look) == 0
+    assert framer.slice(framer.run_start, framer.run_end) == PLAIN
+    assert framer.ordinary(look) == 0
+    assert (framer.run_start, framer.run_content) == (-1, 0)
+
+
+def test_ordinary_tells_of_a_limit_behind_what_was_good(sse: Any) -> None:
+    framer, look = sse.SseFramer(60), look_for(sse)
+    framer.feed(PLAIN + b"data: " + b"x" * 100)
+    assert framer.ordinary(look) == sse.F_LIMIT
+    assert framer.slice(framer.run_start, framer.run_end) == PLAIN
+    assert framer.ordinary(look) == sse.F_LIMIT
+
+
+@given(st.lists(st.sampled_from([PLAIN, QUIET, FINISH, b": c\r\n\r\n", *OTHERS]), max_size=12), st.data())
+def test_ordinary_is_next_with_fewer_calls(blocks: list[bytes], data: Any) -> None:
+    """Both twins, at random cuts: the same blocks, in the same order, none lost and none twice."""
+    stream = b"".join(blocks)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    for sse in filter(None, (pure, compiled)):
+        framer, look, seen, events = sse.SseFramer(), look_for(sse), b"", 0
+        for chunk in (stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)):
+            framer.feed(chunk)
+            while True:
+                flags = framer.ordinary(look)
+                if framer.run_start >= 0:
+                    seen += framer.slice(framer.run_start, framer.run_end)
+                if not flags:
+                    break
+                seen += framer.slice(framer.start, framer.end)
+            events = framer.events
+        assert seen == stream
+        assert events == sum(b"data" in block for block in blocks)

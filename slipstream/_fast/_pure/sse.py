@@ -14,6 +14,7 @@ import re
 from typing import Final, final
 
 from slipstream._fast._errors import SseLimitError
+from slipstream._fast._pure.jsonreply import R_CONTENT, R_ERROR, R_FINISH, R_INVALID, R_USAGE, ReplyScan
 
 F_DATA: Final = 1
 F_MULTI: Final = 2
@@ -23,6 +24,7 @@ F_ERROR_FIELD: Final = 16
 F_ID: Final = 32
 F_RETRY: Final = 64
 F_COMMENT: Final = 128
+F_LIMIT: Final = 0x200
 
 _STRAY_MAX = 4096
 _COMMENT_LINE_MAX = 1 << 16
@@ -63,12 +65,17 @@ class SseFramer:
         "_work",
         "events",
         "retry",
+        "run_content",
+        "run_end",
+        "run_finish",
+        "run_start",
     )
 
     def __init__(self, max_event: int = 8 * 1024 * 1024) -> None:
         if max_event <= 0:
             raise ValueError("max_event must be positive")
         self._max = max_event
+        self.run_start = self.run_end = self.run_content = self.run_finish = 0
         self._buf: bytes | bytearray = b""  # the chunk itself while nothing was carried over, else a bytearray
         self._block = 0  # first byte of the unfinished block
         self._pos = 0  # first byte of the unfinished line
@@ -149,6 +156,30 @@ class SseFramer:
         if unfinished - self._block - self._work.comment > self._max or self._work.comment > _COMMENTS_MAX:
             self._too_large()
         return 0
+
+    def ordinary(self, look: ReplyScan) -> int:
+        self.run_start = self.run_end = -1
+        self.run_content = self.run_finish = 0
+        while True:
+            try:
+                flags = self.next()
+            except SseLimitError:
+                return F_LIMIT
+            if not flags:
+                return 0
+            if flags & F_DATA:
+                if flags & (F_MULTI | F_STRAY | F_ERROR_FIELD | F_ID | F_RETRY):
+                    return flags
+                found = look.scan(self.data())
+                if found & (R_INVALID | R_ERROR | R_USAGE):
+                    return flags
+                self.run_content += bool(found & R_CONTENT)
+                self.run_finish += bool(found & R_FINISH)
+            elif flags & 0xFF & ~F_COMMENT:
+                return flags
+            if self.run_start < 0:
+                self.run_start = self.start
+            self.run_end = self.end
 
     def flush(self) -> int:
         flags = self.next()

@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bench.e2e import payloads
@@ -42,8 +42,7 @@ class Client(asyncio.Protocol):
         self.begun: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         self.ask()
 
@@ -169,7 +168,8 @@ def main() -> None:
     headers = json.loads(rest.pop())
     numbers = [int(value) for value in rest[:-1]]
     timeout_s = float(rest[-1])
-    work: Coroutine[Any, Any, None] = {"sse": sse, "idle": idle, "streams": streams}[kind](*numbers, timeout_s, headers)
+    kinds: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {"sse": sse, "idle": idle, "streams": streams}
+    work = kinds[kind](*numbers, timeout_s, headers)
     try:
         import uvloop
 

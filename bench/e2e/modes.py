@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,8 @@ saturate the machine, and what is seen is its throughput; 64 with 64 ms are 1,00
 CHECKED = {"unary": 32, "100k": 8, "1m": 4, "sse": 8}
 
 Result = dict[str, Any]
+Measured = tuple[Round, float, Memory]
+"""What the load saw, CPU microseconds of the peer, its memory afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,25 @@ class Entrant:
     running: Running
     start_ms: float
     headers: dict[str, str]
+    compared: int = 0
+    failed: str = ""
 
-    def check(self, questions: list[check.Question]) -> int:
-        return check.check(self.peer.name, self.running.port, self.headers, questions, exact=self.peer.exact)
+    def check(self, questions: list[check.Question]) -> None:
+        name, port = self.peer.name, self.running.port
+        self.compared += check.check(name, port, self.headers, questions, exact=self.peer.exact)
+
+    def do(self, work: Callable[..., None], *args: object) -> None:
+        """A rival that fails is out, and the report says why; with one of the others the run has failed."""
+        if self.failed:
+            return
+        try:
+            work(self, *args)
+            self.running.check()
+        except Failed as error:
+            if self.peer.exact:
+                raise
+            self.failed = str(error).split("\n", 1)[0]
+            say(f"  {self.peer.name} is out: {self.failed}")
 
 
 @contextmanager
@@ -93,6 +111,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def progress(what: str, name: str, spent_us: float, seen: Round) -> None:
+    say(f"  {what:>9} {name:12}{spent_us / max(seen.done, 1):10.1f} us  n {seen.done}  bad {seen.bad}")
+
+
 def unary(peers: Sequence[Peer], cores: Cores, modes: Sequence[str], effort: Effort) -> dict[str, Result]:
     """``unary``, ``100k``, ``1m`` and ``latency``, on one start of the peers."""
     results: dict[str, Result] = {}
@@ -100,98 +122,122 @@ def unary(peers: Sequence[Peer], cores: Cores, modes: Sequence[str], effort: Eff
         for mode in modes:
             chars = payloads.SIZES.get(mode, payloads.SIZES["unary"])
             questions = check.static(chars, CHECKED.get(mode, CHECKED["unary"]))
-            compared = {e.peer.name: e.check(questions) for e in running}
-            if mode == "latency":
-                results[mode] = latency(stage, upstream, running, effort)
-            else:
-                results[mode] = requests(stage, running, chars, CONNECTIONS[mode], effort)
             for e in running:
-                results[mode][e.peer.name]["bodies_compared"] = compared[e.peer.name] + e.check(questions)
-                results[mode][e.peer.name]["start_ms"] = round(e.start_ms, 1)
+                e.compared = 0
+                e.do(Entrant.check, questions)
+            if mode == "latency":
+                rows = latency(stage, upstream, running, effort)
+            else:
+                rows = requests(stage, running, chars, CONNECTIONS[mode], effort)
+            for e in running:
+                e.do(Entrant.check, questions)
+            results[mode] = finished(running, rows)
     return results
 
 
+def finished(running: list[Entrant], rows: Result) -> Result:
+    """The rows of those that came through, with what belongs to every row, and the reasons of the others."""
+    for e in running:
+        name = e.peer.name
+        if e.failed:
+            rows[name] = {"failed": e.failed}
+        else:
+            rows[name] |= {"bodies_compared": e.compared, "start_ms": round(e.start_ms, 1)}
+    return rows
+
+
 def requests(stage: Stage, running: list[Entrant], chars: int, connections: int, effort: Effort) -> Result:
-    rounds: dict[str, list[tuple[Round, float, Memory]]] = {e.peer.name: [] for e in running}
+    rounds: dict[str, list[Measured]] = {e.peer.name: [] for e in running}
+
+    def measure(e: Entrant, timed: bool) -> None:
+        seconds = effort.seconds * e.peer.patience if timed else WARM_UP_S
+        before = cpu_us(e.running.pids())
+        seen = load.wrk(stage, e.running.port, chars, connections, seconds, e.headers)
+        spent = cpu_us(e.running.pids()) - before
+        if timed:
+            keep(rounds[e.peer.name], e, seen, spent, f"{chars}")
+
     for number in range(effort.rounds + 1):
         for e in running:
-            seconds = effort.seconds * e.peer.patience if number else WARM_UP_S
-            before = cpu_us(e.running.pids())
-            seen = load.wrk(stage, e.running.port, chars, connections, seconds, e.headers)
-            spent = cpu_us(e.running.pids()) - before
-            e.running.check()
-            if number:
-                rounds[e.peer.name].append((seen, spent, Memory(e.running.pids())))
-                say(f"  {chars:>9} {e.peer.name:12}{spent / max(seen.done, 1):10.1f} us  n {seen.done} bad {seen.bad}")
-    return {name: summary(name, made, "request") for name, made in rounds.items()}
+            e.do(measure, number > 0)
+    return {e.peer.name: summary(e.peer.name, rounds[e.peer.name], "request") for e in running if not e.failed}
+
+
+def keep(rounds: list[Measured], e: Entrant, seen: Round, spent_us: float, what: str) -> None:
+    if not seen.done:
+        raise Failed(f"{e.peer.name}: a round in which nothing was done, {seen.bad} bad")
+    rounds.append((seen, spent_us, Memory(e.running.pids())))
+    say(f"  {what:>9} {e.peer.name:12}{spent_us / seen.done:10.1f} us  n {seen.done}  bad {seen.bad}")
 
 
 def latency(stage: Stage, upstream: int, running: list[Entrant], effort: Effort) -> Result:
     """Through the peer minus direct, in turns; quantiles are subtracted, not single requests."""
-    found: Result = {e.peer.name: {} for e in running} | {"direct": {}}
+    found: Result = {"direct": {}} | {e.peer.name: {} for e in running}
+    chars = payloads.SIZES["unary"]
+
+    def measure(e: Entrant, kept: list[Round], connections: int, think_ms: int, seconds: int) -> None:
+        kept.append(load.wrk(stage, e.running.port, chars, connections, seconds, e.headers, think_ms))
+
     for label, (connections, think_ms) in LATENCY.items():
-        ways = [("direct", upstream, {}), *((e.peer.name, e.running.port, e.headers) for e in running)]
-        rounds: dict[str, list[Round]] = {name: [] for name, _, _ in ways}
+        rounds: dict[str, list[Round]] = {name: [] for name in found}
         for number in range(effort.rounds + 1):
-            for name, port, headers in ways:
-                seconds = effort.seconds if number else WARM_UP_S
-                seen = load.wrk(stage, port, payloads.SIZES["unary"], connections, seconds, headers, think_ms)
-                if number:
-                    rounds[name].append(seen)
-        direct = quantiles(rounds["direct"])
-        for name, _, _ in ways:
-            through = quantiles(rounds[name])
-            all_rounds = merged(rounds[name])
-            found[name][label] = {
-                "p50_us": through[0],
-                "p99_us": through[1],
-                "added_p50_us": through[0] - direct[0],
-                "added_p99_us": through[1] - direct[1],
-                "n": sum(r.done for r in rounds[name]),
-                "bad": sum(r.bad for r in rounds[name]),
-                "histogram": all_rounds.rows(),
-            }
-            say(f"  {label:>9} {name:12} p50 {through[0]:8.0f} us  p99 {through[1]:8.0f} us")
-    for name in found:
-        found[name]["bad"] = sum(found[name][label]["bad"] for label in LATENCY)
+            seconds = effort.seconds if number else WARM_UP_S
+            rounds["direct"].append(load.wrk(stage, upstream, chars, connections, seconds, {}, think_ms))
+            for e in running:
+                e.do(measure, rounds[e.peer.name], connections, think_ms, seconds)
+        direct = rounds["direct"][1:]
+        for name, seen in rounds.items():
+            if len(seen) > effort.rounds:
+                found[name][label] = added(seen[1:], direct)
+                say(f"  {label:>9} {name:12} p50 {found[name][label]['p50_us']:8.0f} us")
+    for row in found.values():
+        row["bad"] = sum(cell["bad"] for cell in row.values())
     return found
+
+
+def added(through: list[Round], direct: list[Round]) -> Result:
+    p50, p99 = quantiles(through)
+    direct_p50, direct_p99 = quantiles(direct)
+    return {
+        "p50_us": p50,
+        "p99_us": p99,
+        "added_p50_us": p50 - direct_p50,
+        "added_p99_us": p99 - direct_p99,
+        "n": sum(r.done for r in through),
+        "bad": sum(r.bad for r in through),
+        "histogram": merged(through).rows(),
+    }
 
 
 def sse(peers: Sequence[Peer], cores: Cores, effort: Effort, bodies: Sequence[str]) -> Result:
     """CPU per relayed event; before that, the checking pass with answers that depend on their questions."""
-    rounds: dict[str, list[tuple[Round, float, Memory]]] = {p.name: [] for p in peers}
-    compared: dict[str, int] = {}
-    connections = CONNECTIONS["sse"]
+    rounds: dict[str, list[Measured]] = {p.name: [] for p in peers}
+    questions = check.streamed(CHECKED["sse"])
+    for size in bodies:
+        questions += check.thinking(payloads.SIZES[size], CHECKED[size])
     with thinking_house(peers, cores) as (stage, _, running):
+
+        def measure(e: Entrant, timed: bool) -> None:
+            count, times = (CONNECTIONS["sse"], STREAM_ROUNDS) if timed else (10, 1)
+            before = cpu_us(e.running.pids())
+            seen, complete = load.streams(stage, e.running.port, count, times, STREAM_TIMEOUT_S, e.headers)
+            spent = cpu_us(e.running.pids()) - before
+            if not seen.bad and seen.done != complete * payloads.EVENTS:
+                raise Failed(f"{e.peer.name}: {seen.done} events in {complete} complete streams")
+            if timed:
+                keep(rounds[e.peer.name], e, seen, spent, "sse")
+
         for e in running:
-            questions = check.streamed(CHECKED["sse"])
-            for size in bodies:
-                questions += check.thinking(payloads.SIZES[size], CHECKED[size])
-            compared[e.peer.name] = e.check(questions)
+            e.do(Entrant.check, questions)
         for number in range(effort.rounds + 1):
             for e in running:
-                count, times = (connections, STREAM_ROUNDS) if number else (10, 1)
-                before = cpu_us(e.running.pids())
-                seen, complete = load.streams(stage, e.running.port, count, times, STREAM_TIMEOUT_S, e.headers)
-                spent = cpu_us(e.running.pids()) - before
-                e.running.check()
-                if not seen.bad and seen.done != complete * payloads.EVENTS:
-                    raise Failed(f"{e.peer.name}: {seen.done} events in {complete} complete streams")
-                if number:
-                    rounds[e.peer.name].append((seen, spent, Memory(e.running.pids())))
-                    say(
-                        f"        sse {e.peer.name:12}{spent / max(seen.done, 1):10.1f} us  n {seen.done} bad {seen.bad}"
-                    )
-    found = {name: summary(name, made, "event") for name, made in rounds.items()}
-    for name, count in compared.items():
-        found[name]["bodies_compared"] = count
-    return found
+                e.do(measure, number > 0)
+        rows = {e.peer.name: summary(e.peer.name, rounds[e.peer.name], "event") for e in running if not e.failed}
+        return finished(running, rows)
 
 
-def summary(name: str, rounds: list[tuple[Round, float, Memory]], unit: str) -> Result:
+def summary(name: str, rounds: list[Measured], unit: str) -> Result:
     """The median round of one peer. For streams the histogram is that of the time to the first event."""
-    if any(not seen.done for seen, _, _ in rounds):
-        raise Failed(f"{name}: a round without one {unit}")
     if unit == "request":
         load.same_size(name, [seen for seen, _, _ in rounds])
     cpu = [spent / seen.done for seen, spent, _ in rounds]

@@ -20,25 +20,12 @@ SIZES = {"unary": 900, "100k": 100_000, "1m": 1_000_000}
 REPLY_CHARS = 700
 EVENTS = 200
 EVENT_GAP_MS = 5.0
-EVENT_MARK = b'" hello"'
-"""The text of one event, quoted: what is counted, whatever a gateway makes of the JSON around it."""
+EVENT_TEXTS = (" hello", " cello")
+"""By turns: LiteLLM ends a stream whose text is the same a hundred times."""
+EVENT_MARK = b'ello"'
+"""The end of each event's text: what is counted, whatever a gateway makes of the JSON around it."""
 
-_WORDS = [
-    "gateway",
-    "requests",
-    "tokens",
-    "stream",
-    "provider",
-    "latency",
-    "routes",
-    "answers",
-    "between",
-    "costs",
-    "a",
-    "the",
-    "of",
-    "to",
-]
+_WORDS = ("gateway", "requests", "tokens", "stream", "provider", "latency", "routes", "answers", "a", "the", "of", "to")
 _HEAD = {"id": "chatcmpl-bench", "created": 1700000000, "model": MODEL + "-2024-08-06", "system_fingerprint": "fp_x"}
 
 
@@ -47,7 +34,7 @@ def text(chars: int, seed: int) -> str:
     return " ".join(rng.choices(_WORDS, k=chars // 2 + 1))[:chars]
 
 
-def request(chars: int = 900, seed: int = 1, *, stream: bool = False) -> bytes:
+def request(chars: int = 900, seed: int = 1, *, stream: bool = False, usage: bool = False) -> bytes:
     messages = [
         {"role": "system", "content": "You are a helpful assistant."},
         {"role": "user", "content": text(chars, seed)},
@@ -55,6 +42,8 @@ def request(chars: int = 900, seed: int = 1, *, stream: bool = False) -> bytes:
     body: dict[str, Any] = {"model": MODEL, "messages": messages, "temperature": 0.7, "max_tokens": 256}
     if stream:
         body["stream"] = True
+    if usage:
+        body["stream_options"] = {"include_usage": True}
     return _json(body)
 
 
@@ -76,19 +65,20 @@ def reply(digest: str = "") -> bytes:
     return _json(_HEAD | {"object": "chat.completion", "choices": [choice], "usage": usage})
 
 
-def event() -> bytes:
-    return _event({"content": " hello"}, None)
+def event(number: int) -> bytes:
+    return _event({"content": EVENT_TEXTS[number % 2]}, None)
 
 
-def last_events(events: int) -> bytes:
-    usage = {"prompt_tokens": 10, "completion_tokens": events, "total_tokens": 10 + events}
-    chunk = _HEAD | {"object": "chat.completion.chunk", "choices": [], "usage": usage}
-    return _event({}, "stop") + b"data: " + _json(chunk) + b"\n\ndata: [DONE]\n\n"
+def last_events(events: int, *, usage: bool) -> bytes:
+    counts = {"prompt_tokens": 10, "completion_tokens": events, "total_tokens": 10 + events}
+    chunk = _HEAD | {"object": "chat.completion.chunk", "choices": [], "usage": counts}
+    asked = b"data: " + _json(chunk) + b"\n\n" if usage else b""
+    return _event({}, "stop") + asked + b"data: [DONE]\n\n"
 
 
-def stream(events: int = EVENTS) -> bytes:
+def stream(events: int = EVENTS, *, usage: bool = False) -> bytes:
     """All bytes of a streamed answer."""
-    return event() * events + last_events(events)
+    return b"".join(map(event, range(events))) + last_events(events, usage=usage)
 
 
 def http(body: bytes, headers: Mapping[str, str] | None = None) -> bytes:

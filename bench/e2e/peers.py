@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import payloads
-from .proc import Running, Stage, free_port
+from .proc import START_S, Running, Stage, free_port
 
 CONNECTIONS = 4096
 """What nginx and HAProxy are told to expect; they allocate by it, so the idle mode asks for what it needs."""
@@ -30,7 +30,8 @@ Config = Callable[[Path, int, int, int], list[str]]
 @dataclass(frozen=True, slots=True)
 class Peer:
     """``exact``: its answers are the upstream's byte by byte. ``patience``: rounds are that much longer, because a
-    slow proxy finishes few requests and those cut off at a round's end count as its time, not as its work."""
+    slow proxy finishes few requests and those cut off at a round's end count as its time, not as its work. It may take
+    that much longer to start, too."""
 
     name: str
     title: str
@@ -50,7 +51,9 @@ class Peer:
         folder.mkdir(exist_ok=True)
         command = self.config(folder, port, upstream, connections)
         running = stage.spawn(self.name, port, command, stage.cores.proxy, self.env)
-        return running, running.first_200(payloads.http(payloads.request(), self.headers(upstream)))
+        return running, running.first_200(
+            payloads.http(payloads.request(), self.headers(upstream)), START_S * self.patience
+        )
 
 
 def nginx(folder: Path, port: int, upstream: int, connections: int) -> list[str]:

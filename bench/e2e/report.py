@@ -34,6 +34,13 @@ def cost_key(mode: str) -> str:
     return "cpu_us_per_event" if mode == "sse" else "cpu_us_per_request"
 
 
+def came_through(result: Result) -> dict[str, Rows]:
+    """The modes without the rows of peers that failed in them."""
+    return {
+        mode: {name: row for name, row in rows.items() if "failed" not in row} for mode, rows in result["modes"].items()
+    }
+
+
 def title(name: str) -> str:
     peer = everyone().get(name)
     return peer.title if peer else name
@@ -47,11 +54,14 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 def markdown(result: Result) -> str:
     """The whole report."""
-    this, found = result["machine"], result["modes"]
+    this, found = result["machine"], came_through(result)
+    where = (
+        f"{this['cpu']}, {this['cores']} cores (proxy on {this['proxy_core']}, load and upstream on "
+        f"{this['load_core']}; load average before: {this['load_before']:.2f}), {this['kernel']}"
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in this["versions"].items())
     parts = [
-        f"{this['date']}, commit {this['commit']}. {this['cpu']}, {this['cores']} cores (proxy on {this['proxy_core']}, "
-        f"load and upstream on {this['load_core']}; load average before: {this['load_before']:.2f}), {this['kernel']}, "
-        f"Python {this['python']}, {', '.join(f'{k} {v}' for k, v in this['versions'].items())}; "
+        f"{this['date']}, commit {this['commit']}. {where}, Python {this['python']}, {versions}; "
         f"compiled: {this['compiled']}.\n\n    {this['command']}\n"
     ]
     for mode in COSTS:
@@ -66,7 +76,13 @@ def markdown(result: Result) -> str:
     for mode, heading, make in sections:
         if mode in found:
             parts += [f"### {heading}\n", make(found[mode])]
-    return "\n".join(parts)
+    out = [
+        f"* {title(name)} is not in {mode}: `{row['failed']}`"
+        for mode, rows in result["modes"].items()
+        for name, row in rows.items()
+        if "failed" in row
+    ]
+    return "\n".join([*parts, *out, ""] if out else parts)
 
 
 def cost_table(rows: Rows, mode: str) -> str:
@@ -103,17 +119,11 @@ def latency_table(rows: Rows) -> str:
 
 
 def idle_table(rows: Rows) -> str:
+    keys = ("pss_before_mb", "pss_after_mb", "bad")
     return table(
         ["proxy", "connections", "bytes of PSS each", "PSS before MB", "PSS after MB", "bad"],
         [
-            [
-                title(n),
-                r["connections"],
-                f"{r['bytes_per_connection']:,}",
-                r["pss_before_mb"],
-                r["pss_after_mb"],
-                r["bad"],
-            ]
+            [title(n), r["connections"], f"{r['bytes_per_connection']:,}", *(r[k] for k in keys)]
             for n, r in rows.items()
         ],
     )
@@ -134,12 +144,10 @@ def own_table(rows: Rows) -> str:
     for name, row in rows.items():
         for kind in ("busy", "saturated") if name != "micro" else ():
             r = row[kind]
-            bounds = [
-                f"<= {r[q]:.0f}" if r[q] is not None else "over the last" for q in ("p50_us_at_most", "p99_us_at_most")
-            ]
+            bounds = [at_most(r[q]) for q in ("p50_us_at_most", "p99_us_at_most")]
             lines.append([f"{title(name)}, {kind}", *bounds, r["mean_us"], f"{r['requests_per_s']:,}", r["bad"]])
     text = table(["100 concurrent requests", "p50 us", "p99 us", "mean us", "requests/s", "bad"], lines)
-    text += "\nBusy: the upstream thinks for 50 ms. Saturated: it answers at once. Bounds are those of the histogram's buckets.\n"
+    text += "\nBusy: the upstream thinks for 50 ms. Saturated: it answers at once. Bounds are those of the buckets.\n"
     micro = rows["micro"]
     if "missing" in micro:
         return text + f"\nDecision and statistics: {micro['missing']}.\n"
@@ -147,9 +155,13 @@ def own_table(rows: Rows) -> str:
     return text + f"\nA decision: {decisions}. An update of the statistics: {micro['stats_update_ns']:.0f} ns.\n"
 
 
+def at_most(bound_us: float | None) -> str:
+    return f"<= {bound_us:.0f}" if bound_us is not None else "over the last"
+
+
 def headline(result: Result) -> dict[str, float]:
     """The figures of ours that the history follows; smaller is better for all of them."""
-    found = result["modes"]
+    found = came_through(result)
     figures: dict[str, float] = {}
     for mode in COSTS:
         rows = found.get(mode, {})
@@ -186,9 +198,8 @@ def history_entry(before: Result | None, after: Result) -> str:
         was = old.get(name)
         change = f"{(value / was - 1) * 100:+.0f} %" if was else ""
         lines.append([name, was if was is not None else "", value, change])
-    since = (
-        f"before: {before['machine']['commit']} of {before['machine']['date'][:10]}" if before else "the first entry"
-    )
+    then = before["machine"] if before else None
+    since = f"before: {then['commit']} of {then['date'][:10]}" if then else "the first entry"
     return (
         f"\n## {this['date']}, {this['commit']}: {after.get('label') or 'no label'}\n\n{this['cpu']}; {since}; "
         f"`{this['command']}`\n\n" + table(["Slipstream", "before", "after", "change"], lines)
@@ -201,7 +212,7 @@ def write(result: Result, folder: Path = RESULTS) -> list[Path]:
     latest, history = folder / "latest.json", folder / "history.md"
     before = json.loads(latest.read_text()) if latest.exists() else None
     texts = {folder / "latest.md": "# The last run of bench/e2e/run.py\n\n" + markdown(result)}
-    found = result["modes"]
+    found = came_through(result)
     costs = {NAMES[mode]: by_peer(found[mode], cost_key(mode)) for mode in COSTS if mode in found}
     if costs:
         texts[folder / "cpu.svg"] = plot.bars("CPU time of the proxy per request or event (us, log scale)", costs)
@@ -217,12 +228,8 @@ def write(result: Result, folder: Path = RESULTS) -> list[Path]:
     if memory:
         texts[folder / "memory.svg"] = plot.bars("Memory (MB, log scale)", memory)
     if "latency" in found:
-        curves = {
-            title(name) if name != "direct" else name: row["1"]["histogram"] for name, row in found["latency"].items()
-        }
-        texts[folder / "latency.svg"] = plot.curves(
-            "Latency of a 1.1 KB request on one connection (us, log scale)", curves
-        )
+        curves = {title(name): row["1"]["histogram"] for name, row in found["latency"].items()}
+        texts[folder / "latency.svg"] = plot.curves("Latency of a 1.1 KB request, one connection (us, log)", curves)
     if not history.exists():
         history.write_text("# History\n\nEach entry: our figures before and after. Written by bench/e2e/report.py.\n")
     with history.open("a") as out:

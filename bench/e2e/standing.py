@@ -12,12 +12,12 @@ import re
 import statistics
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import check, load, payloads
 from .modes import Effort, Result, fast_house, say, thinking_house
-from .peers import Peer
+from .peers import CONNECTIONS, Peer
 from .proc import Cores, Failed, Memory, Running, Stage, free_port, open_files
 
 IDLE = 10_000
@@ -26,6 +26,7 @@ SPARE_FILES = 1_000
 """Of a peer and a client, beside their connections."""
 HOLD_TIMEOUT_S = 120.0
 SETTLE_S = 1.0
+WARM_UP = 64
 TRICKLE_MS = 1000.0
 TRICKLE_EVENTS = 30
 OWN_CONNECTIONS = 100
@@ -35,53 +36,42 @@ SAMPLE = re.compile(r'^slipstream_overhead_seconds_(bucket\{le="([^"]+)"\}|sum|c
 
 def idle(peers: Sequence[Peer], cores: Cores, wanted: int = IDLE) -> Result:
     """Bytes of PSS per connection that has had one answer and waits."""
-    found: Result = {}
     count = min(wanted, open_files(wanted + SPARE_FILES) - SPARE_FILES)
     if count < wanted:
         say(f"  idle: {count} connections instead of {wanted}, more files may not be open here (ulimit -Hn)")
-    for peer in peers:
-        with Stage(cores) as stage:
-            upstream = free_port()
-            load.thinking_upstream(stage, upstream)
-            running, _ = peer.start(stage, upstream, count + SPARE_FILES)
-            headers = peer.headers(upstream)
-            check.check(peer.name, running.port, headers, check.thinking(900, 64), exact=peer.exact)
-            before = settled(running)
-            command = load.client_command(stage, "idle", running.port, count, HOLD_TIMEOUT_S, json.dumps(headers))
-            with load.holding(command) as holder:
-                told = holder.read()
-                after = settled(running)
-                still = holder.go_on()["open"]
-            running.check()
-        found[peer.name] = {
+
+    def measure(peer: Peer, stage: Stage) -> Result:
+        running, headers, before = alone(peer, stage, count + SPARE_FILES)
+        command = load.client_command(stage, "idle", running.port, count, HOLD_TIMEOUT_S, json.dumps(headers))
+        with load.holding(command) as holder:
+            told = holder.read()
+            after = settled(running)
+            still = holder.go_on()["open"]
+        running.check()
+        return {
             "connections": still,
             "bad": count - min(told["ready"], still),
             "bytes_per_connection": round((after.pss - before.pss) / max(still, 1)),
             "pss_before_mb": round(before.pss / 1e6, 1),
             "pss_after_mb": round(after.pss / 1e6, 1),
         }
-        say(f"  idle      {peer.name:12} {found[peer.name]}")
-    return found
+
+    return one_by_one("idle", measure, peers, cores)
 
 
 def streams(peers: Sequence[Peer], cores: Cores, count: int = STREAMS) -> Result:
     """PSS while that many streams are in flight, each with an event a second."""
-    found: Result = {}
     open_files(2 * count + SPARE_FILES)
-    for peer in peers:
-        with Stage(cores) as stage:
-            upstream = free_port()
-            load.thinking_upstream(stage, upstream, "--gap-ms", TRICKLE_MS, "--events", TRICKLE_EVENTS)
-            running, _ = peer.start(stage, upstream)
-            headers = peer.headers(upstream)
-            before = settled(running)
-            command = load.client_command(stage, "streams", running.port, count, HOLD_TIMEOUT_S, json.dumps(headers))
-            with load.holding(command) as holder:
-                told = holder.read()
-                during = settled(running)
-                end = holder.go_on()
-            running.check()
-        found[peer.name] = {
+
+    def measure(peer: Peer, stage: Stage) -> Result:
+        running, headers, before = alone(peer, stage, CONNECTIONS, "--gap-ms", TRICKLE_MS, "--events", TRICKLE_EVENTS)
+        command = load.client_command(stage, "streams", running.port, count, HOLD_TIMEOUT_S, json.dumps(headers))
+        with load.holding(command) as holder:
+            told = holder.read()
+            during = settled(running)
+            end = holder.go_on()
+        running.check()
+        return {
             "streams": end["open"],
             "bad": count - min(told["ready"], end["open"], end["complete"], end["events"] // TRICKLE_EVENTS),
             "pss_before_mb": round(before.pss / 1e6, 1),
@@ -89,8 +79,35 @@ def streams(peers: Sequence[Peer], cores: Cores, count: int = STREAMS) -> Result
             "rss_mb": round(during.rss / 1e6, 1),
             "bytes_per_stream": round((during.pss - before.pss) / max(end["open"], 1)),
         }
-        say(f"  streams   {peer.name:12} {found[peer.name]}")
+
+    return one_by_one("streams", measure, peers, cores)
+
+
+def one_by_one(mode: str, measure: Callable[[Peer, Stage], Result], peers: Sequence[Peer], cores: Cores) -> Result:
+    """As ``Entrant.do``: a rival that fails is out, with one of the others the run has failed."""
+    found: Result = {}
+    for peer in peers:
+        try:
+            with Stage(cores) as stage:
+                found[peer.name] = measure(peer, stage)
+        except Failed as error:
+            if peer.exact:
+                raise
+            found[peer.name] = {"failed": str(error).split("\n", 1)[0]}
+        say(f"  {mode:9} {peer.name:12} {found[peer.name]}")
     return found
+
+
+def alone(
+    peer: Peer, stage: Stage, connections: int, *upstream_arguments: object
+) -> tuple[Running, dict[str, str], Memory]:
+    """The peer before its upstream, warm, with its headers and its memory."""
+    upstream = free_port()
+    load.thinking_upstream(stage, upstream, *upstream_arguments)
+    running, _ = peer.start(stage, upstream, connections)
+    headers = peer.headers(upstream)
+    check.check(peer.name, running.port, headers, check.thinking(900, WARM_UP), exact=peer.exact)
+    return running, headers, settled(running)
 
 
 def settled(running: Running) -> Memory:

@@ -2,8 +2,9 @@
 
     python -m bench.e2e.upstream PORT [--events 200] [--gap-ms 5] [--delay-ms 0]
 
-``"stream":true`` gets ``--events`` events, ``--gap-ms`` apart, then usage and [DONE]; anything else gets
-``payloads.reply_to`` of its body after ``--delay-ms``. Where a fast upstream is needed, nginx serves a file instead.
+``"stream":true`` gets ``--events`` events, ``--gap-ms`` apart, then usage if it was asked for
+and [DONE]; anything else gets ``payloads.reply_to`` of its body after ``--delay-ms``. Where a fast upstream is needed,
+nginx serves a file instead.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bench.e2e import payloads
 BACKLOG = 4096
 MAX_BODY = 16 << 20
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+USAGE = re.compile(rb'"include_usage":\s*true')
 STREAMED = re.compile(rb'"stream":\s*true')
 
 
@@ -34,11 +36,10 @@ class Provider(asyncio.Protocol):
         self.buffer = bytearray()
         self.needed = 0
         self.busy = False
-        self.event = chunk(payloads.event())
-        self.end = chunk(payloads.last_events(args.events)) + b"0\r\n\r\n"
+        self.events = [chunk(payloads.event(number)) for number in (0, 1)]
+        self.ends = [chunk(payloads.last_events(args.events, usage=u)) + b"0\r\n\r\n" for u in (False, True)]
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -68,20 +69,20 @@ class Provider(asyncio.Protocol):
             self.transport.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
             )
-            self.tick(self.args.events)
+            self.tick(0, self.ends[USAGE.search(body) is not None])
         elif self.args.delay_ms:
             self.loop.call_later(self.args.delay_ms / 1000, self.answer, body)
         else:
             self.answer(body)
 
-    def tick(self, left: int) -> None:
+    def tick(self, number: int, end: bytes) -> None:
         if self.transport.is_closing():
             return
-        if left:
-            self.transport.write(self.event)
-            self.loop.call_later(self.args.gap_ms / 1000, self.tick, left - 1)
+        if number < self.args.events:
+            self.transport.write(self.events[number % 2])
+            self.loop.call_later(self.args.gap_ms / 1000, self.tick, number + 1, end)
         else:
-            self.done(self.end)
+            self.done(end)
 
     def answer(self, body: bytes) -> None:
         reply = payloads.reply_to(json.loads(body))

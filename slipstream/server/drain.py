@@ -1,17 +1,14 @@
-"""How a process ends: the times it gives, and the connections that the kernel has made when it stops accepting."""
+"""How long a process may take to end."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
-import socket
 from collections.abc import Mapping
 
 from ..errors import ConfigError
-from .listener import Listener
-from .native import NativeConnection, NativeListener
 
+LATE_S = 0.1
+"""Connections that were made just before the end get this long to send their request."""
 CUT_S = 1.0
 """What the answers that are cut at the deadline get to end with their error."""
 MAX_DRAIN_S = 3600.0
@@ -45,24 +42,7 @@ class Drain:
 
     @property
     def longest_s(self) -> float:
-        return self.delay_s + self.deadline_s + 2 * CUT_S
+        return self.delay_s + self.deadline_s + LATE_S + 3 * CUT_S
 
 
 DEFAULT_DRAIN = Drain()
-
-
-async def accept_the_rest(listener: Listener | NativeListener, last: socket.socket) -> None:
-    """Take the connections that the kernel has made and nobody accepted: it would reset them when ``last`` closes."""
-    loop = asyncio.get_running_loop()
-    with last:
-        while True:
-            try:
-                client, _ = last.accept()
-            except OSError:
-                return
-            if isinstance(listener, NativeListener):
-                made: asyncio.Protocol = NativeConnection(listener)
-            else:
-                made = listener.connection()
-            with contextlib.suppress(OSError):  # gone already
-                await loop.connect_accepted_socket(lambda made=made: made, client)  # type: ignore[misc]

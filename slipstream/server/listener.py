@@ -8,7 +8,6 @@ Owns the listening socket, the set of open connections and how they end; what ha
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 
 from aiohttp import http_parser, web
@@ -17,6 +16,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler
 
+from .acceptor import Accept, Listening
 from .connection import Connection, Handler, ListenerLimits, log
 from .faults import where
 from .request import BAD, MalformedBody, Request
@@ -54,7 +54,7 @@ class Listener:
         self.closing = False
         self._open: set[Connection] = set()
         self._drained = asyncio.Event()
-        self._listening: asyncio.Server | None = None
+        self._listening: Listening | None = None
         self._server: _Server | None = None
         self._port = 0
 
@@ -68,14 +68,14 @@ class Listener:
         return len(self._open)
 
     async def start(
-        self, host: str | None, port: int, *, reuse_port: bool = False, sock: socket.socket | None = None
+        self, host: str | None, port: int, *, reuse_port: bool = False, accept: Accept | None = None
     ) -> None:
-        """Listen on host and port, or on ``sock``."""
+        """Listen on host and port, or where ``accept`` does."""
         if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
             raise RuntimeError("aiohttp's C parser is missing; its Python parser is less strict (Q33)")
         loop = asyncio.get_running_loop()
-        if sock is not None:
-            self._listening = await loop.create_server(self.connection, sock=sock, backlog=BACKLOG)
+        if accept is not None:
+            self._listening = accept(self.connection)
         else:
             self._listening = await loop.create_server(
                 self.connection, host, port, backlog=BACKLOG, reuse_address=True, reuse_port=reuse_port or None
@@ -88,16 +88,19 @@ class Listener:
             self._server = _Server(self)
         return Connection(self._server, self, self._server._loop)
 
-    async def close(self, drain_s: float) -> None:
-        """Stop accepting, close idle connections, let requests in flight end within ``drain_s``, cancel the rest."""
-        if self.closing:
-            return
+    def drain(self) -> None:
+        """Stop accepting, close idle connections, and the others after the answer in progress."""
         self.closing = True
         if self._listening is not None:
             self._listening.close()
         for connection in list(self._open):
             connection.drain()
+
+    async def close(self, drain_s: float) -> None:
+        """``drain``, let requests in flight end within ``drain_s``, cancel the rest."""
+        self.drain()
         if self._open:
+            self._drained.clear()
             try:
                 async with asyncio.timeout(drain_s):
                     await self._drained.wait()

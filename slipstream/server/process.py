@@ -34,8 +34,9 @@ from ..obs import log as obs_log
 from ..obs.families import DRAIN_CUT, RELOADS
 from ..obs.metrics import Metrics
 from ..state.table import SharedTable, open_table
+from .acceptor import Acceptor, Factory
 from .app import App, malformed_body
-from .drain import CUT_S, DEFAULT_DRAIN, Drain, accept_the_rest
+from .drain import CUT_S, DEFAULT_DRAIN, LATE_S, Drain
 from .heartbeat import Heartbeat
 from .listener import Listener, ListenerLimits
 from .native import NativeListener
@@ -145,6 +146,7 @@ class Process:
         self._shared = shared
         self._place = place
         self._drain_times = drain
+        self._acceptor: Acceptor | None = None
         self._orphaned = False
         self._embedded = embedded
         self._mocks = Mocks()
@@ -176,8 +178,8 @@ class Process:
         app = self._app = App(runtime)
         limits = ListenerLimits(max_body_bytes=snapshot.server.max_body_bytes)
         listener = make_listener(app, limits)
-        last = self._sock.dup() if self._sock is not None else None
-        await listener.start(snapshot.server.host, snapshot.server.port, sock=self._sock)
+        accept = functools.partial(self._accept, listener) if self._sock is not None else None
+        await listener.start(snapshot.server.host, snapshot.server.port, accept=accept)
         self.port = listener.port
         self._heartbeat.start()
         if not self._embedded:
@@ -186,16 +188,22 @@ class Process:
             on_ready(snapshot, listener.port)
         await self._stop.wait()
         runtime.draining = True
-        drained = await self._drain(runtime, listener, last)
+        drained = await self._drain(runtime, listener)
         self._heartbeat.stop()
         await runtime.close()
         await self._mocks.stop()
         return 0 if drained else 1
 
-    async def _drain(self, runtime: Runtime, listener: Listener | NativeListener, last: socket.socket | None) -> bool:
+    def _accept(self, listener: Listener | NativeListener, factory: Factory) -> Acceptor:
+        assert self._sock is not None
+        loads, seat = (self._place.loads, self._place.seat) if self._place is not None else (None, 0)
+        self._acceptor = Acceptor(self._sock, factory, lambda: listener.connections, loads, seat)
+        return self._acceptor
+
+    async def _drain(self, runtime: Runtime, listener: Listener | NativeListener) -> bool:
         """Let the requests in flight end; ``False`` if a second signal cut that short."""
         hurry = asyncio.ensure_future(self._hurry.wait())
-        closing = asyncio.ensure_future(self._close(runtime, listener, last))
+        closing = asyncio.ensure_future(self._close(runtime, listener))
         await asyncio.wait((closing, hurry), return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if closing.done():
@@ -204,17 +212,16 @@ class Process:
         closing.cancel()  # asyncio.Runner cancels the requests
         return False
 
-    async def _close(self, runtime: Runtime, listener: Listener | NativeListener, last: socket.socket | None) -> None:
+    async def _close(self, runtime: Runtime, listener: Listener | NativeListener) -> None:
         times = self._drain_times
         if times.delay_s:
             await asyncio.sleep(times.delay_s)
         loop = asyncio.get_running_loop()
         cut = loop.call_later(times.deadline_s, self._cut, runtime)
-        closing = loop.create_task(listener.close(times.deadline_s + CUT_S))
-        await asyncio.sleep(0)  # now it no longer accepts
-        if last is not None:
-            await accept_the_rest(listener, last)
-        await closing
+        if self._acceptor is not None:
+            await self._acceptor.finish()
+            await asyncio.sleep(LATE_S)
+        await listener.close(times.deadline_s + CUT_S)
         cut.cancel()
 
     def _cut(self, runtime: Runtime) -> None:

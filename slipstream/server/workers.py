@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from ..obs.families import WORKER_RESTARTS
 from ..obs.metrics import Metrics
 from ..state.table import SharedTable
+from .acceptor import Loads
 
 log = logging.getLogger("slipstream.workers")
 RESTART_BASE_S = 0.1
@@ -85,6 +86,7 @@ def restart_pause_s(quick_deaths: int) -> float:
 class Seat:
     """The place of one worker, whoever sits on it. ``slot``: in the shared table, -1 while nobody does."""
 
+    number: int
     slot: int = -1
     pid: int = 0
     born: float = 0.0
@@ -100,10 +102,14 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a worker is told: its slot, and the end of a pipe that is at its end when the parent is dead."""
+    """What a worker is told: its slot in the shared table, the reading end of a pipe that ends when the parent is dead,
+    its seat and the loads of all.
+    """
 
     slot: int
     lifeline: int
+    seat: int
+    loads: Loads
 
 
 @dataclass
@@ -128,10 +134,11 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._metrics = Metrics(self.shared.series)
+        self._loads = Loads(self.count)
 
     def run(self) -> int:
         """Returns 0 after a stop signal, when every worker has ended."""
-        self._seats = [Seat() for _ in range(self.count)]
+        self._seats = [Seat(number) for number in range(self.count)]
         self._lifeline = os.pipe()
         gc.collect()
         gc.freeze()  # collections in the workers leave the pages of what was there before alone
@@ -198,7 +205,7 @@ class Supervisor:
             os.close(self._lifeline[1])
             # SIGHUP waits until the worker listens for it (``Process``): by default it kills
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - {signal.SIGHUP})
-            code = self.serve(Place(slot, self._lifeline[0]))
+            code = self.serve(Place(slot, self._lifeline[0], seat.number, self._loads))
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
@@ -216,6 +223,7 @@ class Supervisor:
                 continue
             lost = self.shared.table.reap(seat.slot)
             seat.died(now)
+            self._loads.gone(seat.number)
             if not self._stopping:
                 self._metrics.count(WORKER_RESTARTS)
                 fields = {"pid": pid, "status": os.waitstatus_to_exitcode(status), "in_flight": lost}

@@ -176,7 +176,7 @@ def test_others_go_on() -> None:
     """One client's end is nobody else's."""
 
     async def main() -> None:
-        async with running(tokens_per_s=200.0, completion_tokens=40) as (mock, served):
+        async with running(tokens_per_s=100.0, completion_tokens=40) as (mock, served):
             data = request_bytes("POST", CHAT, body_of(CHAT, True, "m"))
             clients = [await RawClient.connect(served.port) for _ in range(10)]
             for client in clients:

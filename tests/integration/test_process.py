@@ -150,7 +150,7 @@ def test_reload(workers: int, tmp_path: Path) -> None:
 
 def test_several_reloads_during_one_stream(tmp_path: Path) -> None:
     """R42: the provider is kept by one reload and dropped by the next, while a stream of the first file uses it."""
-    kept = fake("kept", models=["m"], mock={"tokens_per_s": 20.0})
+    kept = fake("kept", models=["m"], mock={"tokens_per_s": 8.0})
     path = write_config(tmp_path, config(kept))
     with served(path) as running, connection(running.port) as client:
         stream = begin_stream(client)
@@ -159,6 +159,7 @@ def test_several_reloads_during_one_stream(tmp_path: Path) -> None:
             running.send(signal.SIGHUP)
             running.wait_for(lambda n=number: running.log.count("configuration reloaded") == n, "reloaded")  # type: ignore[misc]
         assert ask(running.port, "c")[0] == 200
+        assert ask(running.port, method="GET", path="/health/detailed")[1]["in_flight"] == 1  # the stream is still open
         assert stream.read().endswith(b"data: [DONE]\n\n")
         assert running.stop() == 0
 

@@ -1,0 +1,244 @@
+"""One connection to a provider and the reply that comes over it, on a uvloop transport without a stream layer between.
+
+A connection that did anything unexpected is closed, never used again (S-14, S-21). Whether a body that ends with the
+connection is whole is decided at the peer's orderly end only (``eof_received``; for TLS that is ``close_notify``), never
+at the loss of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from .._fast import E_BODY, E_DONE, E_ERROR, E_EXTRA, E_HEAD, ResponseReader
+from ..errors import MalformedReply, TransportError
+from .decode import Decoder, decoder_for
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+JOIN_MAX = 32 * 1024
+BUFFERED_MAX = 128 * 1024
+"""Body bytes that wait for the client before the upstream is no longer read (R33)."""
+
+
+class NativeReply:
+    """A reply whose header block has arrived (``UpstreamReply``)."""
+
+    __slots__ = ("_conn", "_decoder", "_done", "_error", "_parts", "_size", "_waiter", "fields", "status")
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn: Connection | None = conn
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._done = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._decoder: Decoder | None = None
+        self.status = 0
+        self.fields: list[tuple[bytes, bytes]] | None = None
+        """Header fields, kept only where somebody will look: not for a plain 200."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {k.decode("latin-1"): v.decode("latin-1") for k, v in reversed(self.fields or ())}
+
+    @property
+    def complete(self) -> bool:
+        return self._done and self._decoder is None
+
+    def take(self) -> bytes:
+        parts = self._parts
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def chunk(self) -> bytes:
+        """The next piece of the body, ``b""`` at its clean end."""
+        parts = self._parts
+        while True:
+            if parts:
+                data = parts[0] if len(parts) == 1 else b"".join(parts)
+                parts.clear()
+                if self._size > BUFFERED_MAX and self._conn is not None:
+                    self._conn.resume()
+                self._size = 0
+                if self._decoder is None:
+                    return data
+                data = self._decoder.decode(data)
+                if data:
+                    return data
+                continue
+            if self._decoder is not None and self._decoder.pending:
+                await asyncio.sleep(0)  # a bomb must not hold up the others
+                data = self._decoder.decode(b"")
+                if data:
+                    return data
+                continue
+            if self._done:
+                if self._decoder is not None:
+                    self._decoder.finish()
+                return b""
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def close(self) -> None:
+        """Done with this reply: the connection went back if the body came whole, else it is closed at once."""
+        if self._conn is not None:
+            self._conn.abort()
+            self._conn = None
+
+    # ------------------------------------------------------------------ the connection's side
+    def begin(self, reader: ResponseReader) -> None:
+        """The header block is here."""
+        self.status = reader.status
+        if self.status != 200:
+            self.fields = reader.headers()
+        encoding = reader.header(b"content-encoding")
+        if encoding is not None:
+            self._decoder = decoder_for(encoding)
+
+    def feed(self, data: bytes) -> bool:
+        """More body; True if the upstream should pause."""
+        self._parts.append(data)
+        self._size += len(data)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        return self._size > BUFFERED_MAX
+
+    def finish(self) -> None:
+        """The body is whole: the connection is no business of ours any more."""
+        self._done = True
+        self._conn = None
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self._done and self._error is None:
+            self._error = error
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """At most one request at a time."""
+
+    __slots__ = (
+        "_head", "_large", "_paused", "born", "idle_since", "pool", "reader", "reply", "reused", "transport",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.reader = ResponseReader()
+        self.transport: asyncio.Transport | None = None
+        self.reply: NativeReply | None = None
+        self._head: asyncio.Future[NativeReply] | None = None
+        self._large = self._paused = False
+        self.born = self.idle_since = 0.0
+        self.reused = False
+
+    # ------------------------------------------------------------------ the socket's side
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.born = self.pool.loop.time()
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self.reader
+        events = reader.feed(data)
+        reply = self.reply
+        if reply is None:
+            self.abort()  # nobody asked (S-14)
+            return
+        if events & E_HEAD:
+            reply.begin(reader)
+            head, self._head = self._head, None
+            if head is not None and not head.done():
+                head.set_result(reply)
+        if events & E_BODY and reply.feed(reader.take_body()) and not self._paused and not events & E_DONE:
+            self._paused = True
+            if self.transport is not None:
+                self.transport.pause_reading()
+        if events & E_DONE:
+            self.reply = None
+            reply.finish()
+            if events & E_EXTRA or not reader.keep_alive or (self._large and self._unsent):
+                self.abort()
+            else:
+                self.pool.give_back(self)
+        elif events & E_ERROR:
+            self._lost(MalformedReply("the provider's answer is not valid HTTP"))
+            self.abort()
+
+    def eof_received(self) -> bool:
+        reply = self.reply
+        if reply is not None and self.reader.end() & E_DONE:
+            self.reply = None
+            reply.finish()
+        else:
+            self._lost(TransportError())
+        self.abort()  # close() would wait until what is unsent has been taken
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.pool.closed(self)
+        self._lost(TransportError())
+
+    def _lost(self, error: Exception) -> None:
+        reply, self.reply = self.reply, None
+        head, self._head = self._head, None
+        if head is not None and not head.done():
+            head.set_exception(error)
+        elif reply is not None:
+            reply.fail(error)
+
+    # ------------------------------------------------------------------ the pool's side
+    @property
+    def usable(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def _unsent(self) -> int:
+        """An answer before the end of the request (S-45): another request must not wait behind the rest of it."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
+    def send(self, head: bytes, body: bytes) -> asyncio.Future[NativeReply]:
+        """Write a request; the future is the reply when its header block is here."""
+        transport = self.transport
+        assert transport is not None
+        self.reader.expect()
+        self.reply = NativeReply(self)
+        answer = self._head = self.pool.loop.create_future()
+        if len(body) > JOIN_MAX:
+            self._large = True
+            transport.writelines((head, body))
+        else:  # one small copy is cheaper than a second buffer in the system call
+            transport.write(head + body)
+        return answer
+
+    def forsake(self, answer: asyncio.Future[NativeReply]) -> None:
+        """Nobody waits for this answer any more. The connection may be another request's already."""
+        if answer is self._head:
+            self.abort()
+        elif answer.done() and not answer.cancelled() and answer.exception() is None:
+            answer.result().close()
+
+    def resume(self) -> None:
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()

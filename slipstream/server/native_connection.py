@@ -1,0 +1,489 @@
+"""One client connection of the native listener, from the socket to the engine and back.
+
+Every byte passes ``RequestGuard`` first; a request for a hot route is answered here, in one task that lives as long as
+the request; at any other request the connection, bytes and all, becomes one of the reference listener's.
+
+The rules that must not be broken: one request of a connection at a time, answers in the order of requests, a disconnect
+cancels the task at once (R1), and a client that is slow to read stops everything behind it (R33): the upstream of its
+stream, and the requests that it has sent already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from .._fast import (
+    H_API_KEY,
+    H_AUTHORIZATION,
+    H_CONTENT_ENCODING,
+    H_CONTENT_TYPE,
+    H_ORIGIN,
+    H_REQUEST_ID,
+    RequestGuard,
+)
+from ..engine import account
+from ..engine.context import RequestContext
+from ..engine.exchange import ClientGone
+from ..engine.pipeline import serve
+from ..errors import ClientError, GatewayError
+from ..obs.metrics import CLIENT_GONE_STATUS
+from ..types import Endpoint
+from ..wire.headers import Block, block
+from ..wire.openai_errors import error_body
+from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, cors_headers, malformed
+from .faults import where
+from .native_exchange import CONTINUE, REASONS, Dechunker, NativeExchange
+from .request import Fault
+
+if TYPE_CHECKING:
+    from .native import NativeListener
+
+log = logging.getLogger("slipstream.server")
+
+ENDPOINTS = tuple(Endpoint)
+LINGER_S = 2.0
+"""How long we read and drop after an error answer, so that the client gets to read it (RFC 9112 9.6)."""
+TURN_BYTES = 256 * 1024
+"""Of one body per turn of the loop: libuv alone would take 8 MB from each socket that has them (R23)."""
+QUEUED_MAX = 64 * 1024
+"""Bytes of pipelined requests kept while one is served; more stay in the socket."""
+WRITE_HIGH = 64 * 1024
+"""Unsent bytes above which the upstream is no longer read (R33: at most 256 KiB a stream, with what waits there)."""
+SLOW_READER_S = 60.0
+"""A client that takes nothing for this long is gone (Q30)."""
+BODY_RATE_AFTER_S = 60.0
+"""From when on a body must have arrived at ``body_min_rate`` on average (Q30)."""
+PARTS_MAX = 1024
+"""Pieces of a body kept apart: many small ones would take more memory than what is in them."""
+NEVER = float("inf")
+ENDED = Fault(400, "", False)
+"""In the place of a fault: nothing more is read, and nobody is to be told."""
+
+
+class NativeConnection(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_body_bytes", "_body_since", "_buffer", "_chunks", "_drain", "_error", "_exchange", "_fault", "_guard",
+        "_in_head", "_joined", "_key_name", "_moved_at", "_need", "_parts", "_paused", "_route", "_task", "_turn_bytes",
+        "_unsent", "blocked", "deadline", "http10", "keep_alive", "lingering", "listener", "transport",
+    )  # fmt: skip
+
+    def __init__(self, listener: NativeListener) -> None:
+        self.listener = listener
+        self.transport: asyncio.Transport | None = None
+        limits = listener.limits
+        self._guard = RequestGuard(
+            max_target=limits.max_target_bytes,
+            max_field=limits.max_field_bytes,
+            max_fields=limits.max_fields_bytes,
+            max_count=limits.max_fields,
+            max_body=limits.max_body_bytes,
+            max_chunk_ext=limits.max_chunk_ext_bytes,
+        )
+        # between requests
+        self._buffer = b""
+        """Bytes that passed the guard and were not used yet: pipelined requests."""
+        self._fault: Fault | None = None
+        self._in_head = self._paused = self.lingering = False
+        self.deadline = listener.loop.time() + limits.header_timeout_s
+        # the request that is arriving
+        self._exchange: NativeExchange | None = None
+        self._key_name = ""
+        self._route = 0
+        self._error: ClientError | None = None
+        """Why it will be refused when its body is here."""
+        self._parts: list[bytes] = []
+        self._joined = 0
+        self._need = 0
+        """Bytes of its body still to come; -1: it is chunked."""
+        self._chunks: Dechunker | None = None
+        self._body_since = 0.0
+        self._body_bytes = self._turn_bytes = 0
+        # the request that is being served
+        self._task: asyncio.Task[None] | None = None
+        self._drain: asyncio.Future[None] | None = None
+        self.blocked = False
+        self._unsent = 0
+        self._moved_at = 0.0
+        """When the client was last seen to take something."""
+        self.keep_alive = True
+        self.http10 = False
+
+    # ------------------------------------------------------------------ the socket's side
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]
+        self.listener.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._fault is not None:
+            return
+        guard = self._guard
+        passed = guard.feed(data)
+        if guard.error_status:
+            self._fault = Fault(guard.error_status, guard.error_reason, guard.error_in_body)
+        if self._need:
+            self._more_body(passed)
+        elif self._task is None and not self.blocked:
+            self._buffer = self._buffer + passed if self._buffer else passed
+            self._advance()
+        else:
+            self._buffer += passed
+            if len(self._buffer) > QUEUED_MAX:
+                self._pause()
+
+    def eof_received(self) -> bool:
+        """A client that half-closes while it waits for an answer is gone (R1)."""
+        if (self._task is not None or self._need) and self.transport is not None:
+            self.transport.abort()  # close() would wait until what is unsent has been taken
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.listener.closed(self)
+        if self._task is not None:
+            self._task.cancel()
+        elif self._need and self._error is None and self._fault is None:
+            self._settle(CLIENT_GONE_STATUS)
+        self._let_write()
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        self._watch_progress()
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            self.listener.stalled.discard(self)
+        self._let_write()
+        if self._task is None and not self._need and not self.lingering:
+            self._resume()
+            self._advance()
+
+    def _let_write(self) -> None:
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
+
+    def _pause(self) -> None:
+        """Read no more for now. The listener looks whether the client is still there: we cannot see it leave."""
+        if not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+            self.listener.watch(self)
+
+    def _resume(self) -> None:
+        if self._paused and self.transport is not None and len(self._buffer) <= QUEUED_MAX:
+            self._paused = False
+            self.listener.paused.discard(self)
+            self.transport.resume_reading()
+
+    # ------------------------------------------------------------------ requests arrive
+    def _advance(self) -> None:
+        """Begin requests from the buffer until one is being served or none is whole."""
+        while self._buffer:
+            if self._task is not None or self._need or self.blocked:
+                return
+            if not self._begin():
+                break
+        if self._task is not None or self._need or self.transport is None:
+            return
+        self._resume()
+        fault = self._fault
+        if fault is not None:
+            if fault is not ENDED and not self.blocked:
+                self._refuse(fault)
+        elif not self._in_head and not self._guard.idle:
+            self._in_head = True
+            self.deadline = self.listener.loop.time() + self.listener.limits.header_timeout_s
+
+    def _begin(self) -> bool:
+        """Read the head in front of the buffer. False: there is none, or the connection is no longer ours."""
+        listener = self.listener
+        head = listener.head
+        data = self._buffer
+        end = head.read(data)
+        if end < 0:
+            return False
+        if head.route < 0:
+            self._hand_over()
+            return False
+        self._in_head = False
+        self._route = head.route
+        self.http10 = head.http10
+        self.keep_alive = head.keep_alive
+        self._error = None
+        request_id = choose_request_id(head.value(H_REQUEST_ID))
+        self._exchange = NativeExchange(self, request_id, head.value(H_CONTENT_ENCODING), head.value(H_ORIGIN))
+        try:
+            self._key_name = listener.app.auth.check_bytes(head.value(H_AUTHORIZATION), head.value(H_API_KEY))
+            check_media_type(head.value(H_CONTENT_TYPE))
+        except ClientError as error:
+            self._error = error
+        size = max(0, head.content_length)
+        have = len(data) - end
+        if have >= size and not head.chunked:
+            self._buffer = data[end + size :] if have > size else b""
+            self._serve(data[end : end + size])
+        else:
+            self._await_body(data[end:], size, head.chunked, head.expect_continue)
+        return True
+
+    def _await_body(self, first: bytes, size: int, chunked: bool, expect: bool) -> None:
+        self._buffer = b""
+        if self._error is not None and (expect or size > SHORT_BODY_BYTES):
+            self._refuse_now(self._error)
+            return
+        if expect and self.transport is not None:
+            self.transport.write(CONTINUE)
+        self._need = -1 if chunked else size
+        self._chunks = Dechunker() if chunked else None
+        self._body_since = self.listener.loop.time()
+        self._body_bytes = self._joined = 0
+        self._resume()
+        self._more_body(first)
+
+    def _more_body(self, data: bytes) -> None:
+        need, parts = self._need, self._parts
+        if self._chunks is not None:
+            rest = self._chunks.feed(data, parts)
+            if rest is not None:
+                self._whole(rest)
+                return
+        elif len(data) >= need:
+            parts.append(data[:need])
+            self._whole(data[need:])
+            return
+        else:
+            self._need = need - len(data)
+            parts.append(data)
+        if self._fault is not None:
+            self._refuse(self._fault)
+            return
+        self._body_bytes += len(data)
+        if self._error is not None and self._body_bytes > SHORT_BODY_BYTES:
+            self._refuse_now(self._error)  # nobody uploads 50 MB to be told 401
+            return
+        if len(parts) - self._joined > PARTS_MAX:
+            parts[self._joined :] = [b"".join(parts[self._joined :])]
+            self._joined += 1
+        self._turn_bytes += len(data)
+        if self._turn_bytes >= TURN_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+            self.listener.loop.call_soon(self._next_turn)
+        now, limits = self.listener.loop.time(), self.listener.limits
+        slowest = max(BODY_RATE_AFTER_S, self._body_bytes / limits.body_min_rate) if limits.body_min_rate else NEVER
+        self.deadline = min(now + limits.body_idle_s, self._body_since + slowest)
+
+    def _next_turn(self) -> None:
+        self._turn_bytes = 0
+        if self.transport is not None and not self._paused:
+            self.transport.resume_reading()
+
+    def _whole(self, rest: bytes) -> None:
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._chunks = None
+        self._need = 0
+        self._buffer = rest
+        self._serve(body)
+        if self._task is None:
+            self._advance()
+
+    # ------------------------------------------------------------------ requests are served
+    def _serve(self, body: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self.deadline = NEVER
+        if self._error is not None:
+            self._answer_error(self._error)
+            self._answered()
+            return
+        exchange.data = body
+        self._task = asyncio.Task(self._run(exchange), loop=self.listener.loop, name="request")
+
+    async def _run(self, exchange: NativeExchange) -> None:
+        try:
+            await serve(self.listener.runtime, exchange, ENDPOINTS[self._route], self._key_name)
+        except (ClientGone, asyncio.CancelledError):
+            self.abort()
+        except Exception as exc:
+            log.error("the request handler failed: %s", where(exc))
+            if exchange.started:
+                self.abort()
+            else:
+                self.keep_alive = False
+                self._answer_error(GatewayError("internal error"))
+        self._task = None
+        self._answered()
+        if self._buffer or self._fault is not None or not self._guard.idle:
+            self._advance()
+
+    def _answered(self) -> None:
+        """The answer is written: wait for the next request, or end the connection."""
+        self._exchange = None
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            self._fault, self._buffer = ENDED, b""
+        elif self.keep_alive:
+            self.deadline = self.listener.idle_until
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """Close when everything is sent. The listener sees to it that this does not take for ever."""
+        self._fault, self._buffer, self.deadline = ENDED, b"", NEVER
+        if self.transport is not None:
+            self.transport.close()
+            if self.transport.get_write_buffer_size():
+                self._watch_progress()
+
+    def _answer_error(self, error: GatewayError) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        headers = block({"Content-Type": "application/json", **(error.headers or {})})
+        with contextlib.suppress(ClientGone):
+            exchange.reply(error.status, headers, error_body(error))
+
+    def _refuse_now(self, error: ClientError) -> None:
+        """Answer before the body is here, and give the connection up."""
+        self.keep_alive = False
+        self._answer_error(error)
+        self._linger()
+
+    def _refuse(self, fault: Fault) -> None:
+        """Answer malformed bytes, behind everything that was answered before them."""
+        listener = self.listener
+        listener.app.bad_request(fault.status, fault.reason, self.peer)
+        if self._need and self._error is None:
+            self._settle(fault.status)
+        self.keep_alive = False
+        if self._exchange is None:
+            self.http10 = False
+            self._exchange = NativeExchange(self, choose_request_id(None), None, None)
+        self._answer_error(malformed(fault.status, fault.reason, listener.limits.max_body_bytes))
+        self._linger()
+
+    def _settle(self, status: int) -> None:
+        """A request ends before its body was whole: no task has begun, and it is counted all the same (R2)."""
+        assert self._exchange is not None
+        runtime = self.listener.runtime
+        ctx = RequestContext(ENDPOINTS[self._route], self._exchange.request_id, self._key_name, runtime.clock())
+        ctx.status = status
+        account.settle(runtime, runtime.active, ctx)
+
+    def _linger(self) -> None:
+        """Half-close, then read and drop for a moment: a reset would destroy the answer (RFC 9112 9.6)."""
+        self._fault, self._buffer, self._need = ENDED, b"", 0
+        self._parts.clear()
+        self.lingering = True
+        self.deadline = self.listener.loop.time() + LINGER_S
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            with contextlib.suppress(OSError, RuntimeError):  # the client may have gone first
+                transport.write_eof()
+            self._resume()
+
+    def _hand_over(self) -> None:
+        """Not a hot route: from here on the connection is the reference listener's."""
+        transport, self.transport = self.transport, None
+        assert transport is not None
+        data, fault = self._buffer + self._guard.unpassed(), self._fault
+        self._fault, self._buffer = ENDED, b""
+        other = self.listener.reference.connection()
+        transport.set_protocol(other)
+        other.connection_made(transport)
+        self.listener.closed(self)
+        if self._paused:
+            transport.resume_reading()
+        other.data_received(data)
+        if fault is not None:
+            other.refuse(fault)
+
+    # ------------------------------------------------------------------ answers
+    def head(self, status: int, headers: Block, plain: bool, origin: bytes | None) -> bytes:
+        """Status line and fields of an answer up to the value of ``X-Request-ID``. ``plain``: for HTTP/1.1, without an
+        origin."""
+        listener = self.listener
+        plain = plain and status == 200 and self.keep_alive
+        if plain:
+            known = listener.heads.get(headers)
+            if known is not None:
+                return known
+        fields = headers
+        if listener.runtime.draining or listener.closing:
+            self.keep_alive = plain = False
+        if origin is not None:
+            cors = listener.runtime.active.snapshot.server.cors
+            fields += block(cors_headers(cors, origin.decode("latin-1")))
+        if not self.keep_alive:
+            fields += b"Connection: close\r\n"
+        elif self.http10:
+            fields += b"Connection: keep-alive\r\n"
+        first = REASONS.get(status) or b"HTTP/1.1 %d Error\r\n" % status
+        head = b"%b%bDate: %b\r\nX-Request-ID: " % (first, fields, listener.date())
+        if plain:
+            listener.remember(headers, head)
+        return head
+
+    async def writable(self) -> None:
+        """Wait until the client has taken most of what was written."""
+        self._drain = self.listener.loop.create_future()
+        try:
+            await self._drain
+        finally:
+            self._drain = None
+        if self.transport is None:
+            raise ClientGone
+
+    # ------------------------------------------------------------------ the listener's side
+    @property
+    def peer(self) -> str:
+        name = self.transport.get_extra_info("peername") if self.transport is not None else None
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unknown"
+
+    def _watch_progress(self) -> None:
+        assert self.transport is not None
+        self._unsent = self.transport.get_write_buffer_size()
+        self._moved_at = self.listener.loop.time()
+        self.listener.stalled.add(self)
+
+    def check_progress(self, now: float) -> None:
+        """Something waits to be sent: does the client take any of it?"""
+        if self.transport is None:
+            return
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._moved_at = now
+        elif now - self._moved_at >= SLOW_READER_S:
+            self.abort()
+        self._unsent = unsent
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self.lingering:
+            self._end()
+        elif self._need:
+            self._refuse(Fault(408, "the request body came too slowly", True))
+        elif self._task is not None or self.blocked:
+            self.deadline = self.listener.idle_until  # progress is being watched
+        elif self._in_head:
+            self._refuse(Fault(408, "the request head came too slowly", False))
+        else:
+            self._end()
+
+    def drain(self) -> None:
+        """Close now if nothing is under way; else after the answer in progress."""
+        self.keep_alive = False
+        if self._task is None and not self._need and not self._buffer and self._fault is None and self._guard.idle:
+            self._end()
+
+    def abort(self) -> asyncio.Task[None] | None:
+        """Drop the connection and cancel what is under way; the task that is still winding down."""
+        if self.transport is not None:
+            self.transport.abort()
+        return self._task

@@ -1,0 +1,130 @@
+"""One request of the native listener and its answer, and what both are written and read with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING
+
+from ..engine.exchange import ClientGone
+from ..wire.headers import Block
+from .inflate import inflate
+
+if TYPE_CHECKING:
+    from .native_connection import NativeConnection
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+JOIN_MAX = 32 * 1024
+REASONS: Mapping[int, bytes] = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, reason)
+    for status, reason in {
+        200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
+        404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
+        413: b"Content Too Large", 414: b"URI Too Long", 415: b"Unsupported Media Type", 417: b"Expectation Failed",
+        422: b"Unprocessable Content", 429: b"Too Many Requests", 431: b"Request Header Fields Too Large",
+        500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
+        504: b"Gateway Timeout", 505: b"HTTP Version Not Supported", 529: b"Overloaded",
+    }.items()
+}  # fmt: skip
+
+
+class NativeExchange:
+    """One request and its answer (``engine.Exchange``)."""
+
+    __slots__ = ("_chunked", "_conn", "_encoding", "_plain", "data", "origin", "request_id", "started")
+
+    def __init__(self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None) -> None:
+        self._conn = conn
+        self._encoding = encoding
+        self._chunked = not conn.http10
+        self._plain = self._chunked and origin is None
+        """Its heads differ from others' in nothing but the request id."""
+        self.origin = origin
+        self.data = b""
+        self.request_id = request_id
+        self.started = False
+
+    async def body(self) -> bytes:
+        if self._encoding is None:
+            return self.data
+        return inflate(self.data, self._encoding.decode("latin-1"), self._conn.listener.limits.max_body_bytes)
+
+    def reply(self, status: int, headers: Block, body: bytes) -> None:
+        conn = self._conn
+        transport = conn.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone
+        head = conn.head(status, headers, self._plain, self.origin)
+        request_id = self.request_id.encode("ascii")
+        size = len(body)
+        if size > JOIN_MAX:
+            transport.writelines((b"%b%b\r\nContent-Length: %d\r\n\r\n" % (head, request_id, size), body))
+        else:  # one small copy is cheaper than a second buffer in the system call
+            transport.write(b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id, size, body))
+
+    async def begin(self, headers: Block) -> None:
+        conn = self._conn
+        transport = conn.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone
+        if not self._chunked:
+            conn.keep_alive = False  # HTTP/1.0 has no chunks: the end of the stream is the end of the connection
+        head = conn.head(200, headers, self._plain, self.origin)
+        self.started = True
+        framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
+        transport.write(b"%b%b\r\n%b\r\n" % (head, self.request_id.encode("ascii"), framing))
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        conn = self._conn
+        transport = conn.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        return conn.writable() if conn.blocked else None
+
+    async def end(self) -> None:
+        transport = self._conn.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone
+        if self._chunked:
+            transport.write(b"0\r\n\r\n")
+
+
+class Dechunker:
+    """Takes the framing off a chunked body (RFC 9112 7.1) that the guard has found good, as it arrives."""
+
+    __slots__ = ("_in_trailers", "_left", "_rest")
+
+    def __init__(self) -> None:
+        self._left = 0
+        """Of the current chunk, with the CRLF behind it."""
+        self._rest = b""
+        self._in_trailers = False
+
+    def feed(self, data: bytes, parts: list[bytes]) -> bytes | None:
+        """Put what is in the chunks into ``parts``. At the end of the body: the bytes behind it."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        at = 0
+        while True:
+            if self._left:
+                here = min(self._left, len(data) - at)
+                if self._left > 2 and here:
+                    parts.append(data[at : at + min(self._left - 2, here)])
+                at += here
+                self._left -= here
+                if self._left:
+                    return None
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._rest = data[at:]
+                return None
+            line = data[at:end]
+            at = end + 2
+            if self._in_trailers:
+                if not line:
+                    return data[at:]
+            elif size := int(line.partition(b";")[0], 16):
+                self._left = size + 2
+            else:
+                self._in_trailers = True

@@ -149,7 +149,7 @@ def everyone() -> dict[str, Peer]:
         Peer("nginx", "nginx", nginx, missing=_lacks("nginx")),
         Peer("haproxy", "HAProxy", haproxy, missing=_lacks("haproxy")),
         Peer("slipstream", "Slipstream", slipstream),
-        Peer("reference", "Slipstream on aiohttp (reference)", slipstream, env=reference),
+        Peer("reference", "Slipstream on aiohttp", slipstream, env=reference),
         Peer(
             "litellm",
             "LiteLLM",

@@ -13,16 +13,23 @@ from html import escape
 
 WIDTH = 760
 LEFT, RIGHT, TOP, LEGEND = 70, 20, 40, 26
-BAR, GAP, GROUP_GAP = 18, 4, 22
-LABEL = 190
+BAR, GAP, GROUP_GAP = 18, 4, 14
+LABEL = 160
 CURVE_HEIGHT = 320
 NINES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
-COLOURS = ("#4c72b0", "#8c8c8c", "#dd8452", "#c7a76c", "#c44e52", "#55a868", "#8172b3")
+COLOURS = {
+    "direct": "#bbbbbb",
+    "nginx": "#009639",
+    "HAProxy": "#106da9",
+    "Slipstream": "#d1495b",
+    "Slipstream on aiohttp": "#edae49",
+    "LiteLLM": "#7a5195",
+    "Portkey": "#444444",
+}
 
 
 def bars(heading: str, groups: Mapping[str, Mapping[str, float]]) -> str:
     """One group of horizontal bars per measure, one bar per peer."""
-    names = list(dict.fromkeys(name for group in groups.values() for name in group))
     values = [value for group in groups.values() for value in group.values() if value > 0]
     if not values:
         return _svg(TOP, [_text(10, 24, heading, bold=True)])
@@ -32,9 +39,10 @@ def bars(heading: str, groups: Mapping[str, Mapping[str, float]]) -> str:
     y = TOP + 10.0
     for group, rows in groups.items():
         parts.append(_text(10, y + 13, group, bold=True))
+        y += BAR + GAP
         for name, value in rows.items():
             width = _log(max(value, low), low, high) * span
-            colour = COLOURS[names.index(name) % len(COLOURS)]
+            colour = COLOURS.get(name, "#888888")
             parts.append(_text(LABEL - 8, y + 13, name, anchor="end"))
             parts.append(f'<rect x="{LABEL}" y="{y:.0f}" width="{max(width, 1):.1f}" height="{BAR}" fill="{colour}"/>')
             parts.append(_text(LABEL + width + 5, y + 13, f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"))
@@ -67,8 +75,8 @@ def curves(heading: str, histograms: Mapping[str, Sequence[Sequence[int]]]) -> s
         parts.append(_text(LEFT - 6, at + 4, f"{10**power:,}", anchor="end"))
         power += 1
     x = float(LEFT)
-    for number, (name, line) in enumerate(points.items()):
-        colour = COLOURS[number % len(COLOURS)]
+    for name, line in points.items():
+        colour = COLOURS.get(name, "#888888")
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(q, max(value, low)) for q, value in line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<rect x="{x:.0f}" y="{bottom + 30}" width="12" height="12" fill="{colour}"/>')

@@ -23,6 +23,7 @@ from types import FrameType
 START_S = 30.0
 ATTEMPT_S = 10.0
 STOP_S = 8.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.002
 TAIL_BYTES = 2000
 AMBIENT = ("PORT", "CONFIG_PATH", "ROUTER_POLICY", "MASTER_API_KEY", "ADMIN_TOKEN", "ENABLE_MOCK_PROVIDER")
@@ -164,7 +165,7 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with _ignored(signal.SIGINT, signal.SIGTERM):  # each stop is bounded; an impatient second Ctrl-C would leak
+        with _ignored(*SIGNALS):  # each stop is bounded; an impatient second Ctrl-C would leak
             self.clear()
             self._folder.cleanup()
 
@@ -211,13 +212,13 @@ def _ambient(name: str) -> bool:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """SIGINT and SIGTERM wait: a child that nobody knows yet could not be ended."""
+    """Signals wait: a child that nobody knows yet could not be ended."""
     came: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, remember) for number in SIGNALS}
     try:
         yield
     finally:

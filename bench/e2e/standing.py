@@ -22,8 +22,8 @@ from .proc import Cores, Failed, Memory, Running, Stage, free_port, open_files
 
 IDLE = 10_000
 STREAMS = 1_000
-SPARE_FILES = 1_000
-"""Of a peer and a client, beside their connections."""
+SPARE_FILES = 200
+"""Of a peer and a client, beside their connections. HAProxy insists on two per connection that it is told to expect."""
 HOLD_TIMEOUT_S = 120.0
 SETTLE_S = 1.0
 WARM_UP = 64
@@ -36,7 +36,7 @@ SAMPLE = re.compile(r'^slipstream_overhead_seconds_(bucket\{le="([^"]+)"\}|sum|c
 
 def idle(peers: Sequence[Peer], cores: Cores, wanted: int = IDLE) -> Result:
     """Bytes of PSS per connection that has had one answer and waits."""
-    count = min(wanted, open_files(wanted + SPARE_FILES) - SPARE_FILES)
+    count = min(wanted, open_files(2 * (wanted + 2 * SPARE_FILES)) // 2 - 2 * SPARE_FILES)
     if count < wanted:
         say(f"  idle: {count} connections instead of {wanted}, more files may not be open here (ulimit -Hn)")
 

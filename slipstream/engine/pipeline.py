@@ -29,6 +29,7 @@ from .context import RequestContext
 from .exchange import ClientGone, Exchange
 from .runtime import Active, Runtime
 
+
 async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
     """Serve one request of the data plane from its body to its settlement."""
     ctx = RequestContext(endpoint, exchange.request_id, key_name, runtime.clock())

@@ -30,14 +30,13 @@ def usage_of(call: Call, completion_tokens: int) -> dict[str, Any]:
     total = call.prompt_tokens + completion_tokens
     if call.endpoint == EMBEDDINGS:
         return {"prompt_tokens": call.prompt_tokens, "total_tokens": total}
-    usage = {
+    return {
         "prompt_tokens": call.prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": total,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
-    return usage
 
 
 def body_of(call: Call, ident: str, created: int, settings: MockSettings) -> bytes:

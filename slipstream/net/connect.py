@@ -26,11 +26,22 @@ from urllib.parse import unquote, urlsplit
 
 DNS_FRESH_S = 30.0
 DNS_STALE_S = 300.0
+DNS_WAIT_S = 0.25
+"""How long a known address is held back for a fresher one."""
 RACE_DELAY_S = 0.25
 """RFC 8305 section 5 recommends 250 ms."""
 MAX_PROXY_HEAD = 16 * 1024
 
-P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+class Abortable(asyncio.BaseProtocol):
+    """What is raced for: the losers are dropped."""
+
+    __slots__ = ()
+
+    def abort(self) -> None: ...
+
+
+P = TypeVar("P", bound=Abortable)
 Address = tuple[int, str]
 """Address family and IP address."""
 
@@ -94,6 +105,7 @@ class Connector:
         self._proxy = proxy_for(host, "https" if tls else "http")
         self._known: list[Address] = []
         self._known_at = float("-inf")
+        self._resolving: asyncio.Task[list[Address]] | None = None
 
     def target(self, path: str) -> str:
         """The request target: absolute-form through a proxy that is no tunnel (RFC 9112 3.2.2)."""
@@ -109,26 +121,31 @@ class Connector:
     async def connect(self, factory: Callable[[], P]) -> P:
         """A connected protocol. Raises ``OSError`` (``ssl.SSLError`` among them)."""
         context = tls_context(self._verify, self._ca_file) if self._tls else None
-        if self._proxy is None:
-            return await self._race(self._host, self._port, factory, context, self._host)
+        proxy = self._proxy
+        if proxy is None:
+            return await self._race(self._host, self._port, factory, context)
+        if not proxy.plain:
+            raise ConnectionRefusedError("only http:// proxies are supported")
         if context is None:
-            return await self._race(self._proxy.host, self._proxy.port, factory, None, None)
-        tunnel = await self._race(self._proxy.host, self._proxy.port, _Tunnel, None, None)
+            return await self._race(proxy.host, proxy.port, factory, None)
+        tunnel = await self._race(proxy.host, proxy.port, _Tunnel, None)
         return await self._through(tunnel, factory, context)
+
+    def close(self) -> None:
+        if self._resolving is not None:
+            self._resolving.cancel()
 
     def remember(self, transport: asyncio.BaseTransport) -> None:
         """A reply came over this connection: its TLS session can be used for the next."""
         if self._tls:
             tls_context(self._verify, self._ca_file).remember(self._host, transport)
 
-    async def _race(
-        self, host: str, port: int, factory: Callable[[], P], context: ssl.SSLContext | None, name: str | None
-    ) -> P:
+    async def _race(self, host: str, port: int, factory: Callable[[], P], context: ssl.SSLContext | None) -> P:
         loop = asyncio.get_running_loop()
 
         async def one(address: Address) -> P:
             _, protocol = await loop.create_connection(
-                factory, address[1], port, ssl=context, server_hostname=name if context is not None else None
+                factory, address[1], port, ssl=context, server_hostname=self._host if context is not None else None
             )
             return protocol
 
@@ -142,18 +159,21 @@ class Connector:
             while waiting or running:
                 if waiting:
                     running.add(loop.create_task(one(waiting.pop())))
-                done, running = await asyncio.wait(
+                done, _ = await asyncio.wait(
                     running, timeout=RACE_DELAY_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
+                    running.discard(task)
                     failed = task.exception()
                     if failed is None:
+                        running |= done - {task}
                         return task.result()
                     error = failed
             raise error
         finally:
             for task in running:
                 task.cancel()
+                task.add_done_callback(_drop)
 
     async def _resolve(self, host: str, port: int) -> list[Address]:
         try:
@@ -163,18 +183,30 @@ class Connector:
         else:
             return [(socket.AF_INET6 if literal.version == 6 else socket.AF_INET, host)]
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        if self._known and now - self._known_at < DNS_FRESH_S:
+        age = loop.time() - self._known_at
+        if age < DNS_FRESH_S:
             return self._known
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError:
-            if self._known and now - self._known_at < DNS_STALE_S:
-                return self._known
-            raise
+        lookup = self._resolving
+        if lookup is None:  # one for all that wait: they must not fill the thread pool
+            lookup = self._resolving = loop.create_task(self._look_up(host, port))
+            lookup.add_done_callback(self._looked_up)
+        known = self._known if age < DNS_STALE_S else None
+        await asyncio.wait((lookup,), timeout=DNS_WAIT_S if known else None)
+        if known and (not lookup.done() or lookup.cancelled() or lookup.exception() is not None):
+            return known
+        return await lookup
+
+    async def _look_up(self, host: str, port: int) -> list[Address]:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         self._known = interleave([(family, str(address[0])) for family, _, _, _, address in found])
-        self._known_at = now
+        self._known_at = loop.time()
         return self._known
+
+    def _looked_up(self, lookup: asyncio.Task[list[Address]]) -> None:
+        self._resolving = None
+        if not lookup.cancelled():
+            lookup.exception()  # whoever waited has it
 
     async def _through(self, tunnel: _Tunnel, factory: Callable[[], P], context: ssl.SSLContext) -> P:
         assert self._proxy is not None
@@ -193,29 +225,37 @@ class Connector:
         return protocol
 
 
-class _Tunnel(asyncio.Protocol):
+class _Tunnel(asyncio.Protocol, Abortable):
     """The connection to a proxy until it has answered ``CONNECT``."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._answer = b""
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._problem: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Empty: the tunnel stands."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         self._answer += data
-        if self._done.done():
-            return
+        head, end, rest = self._answer.partition(b"\r\n\r\n")
         if len(self._answer) > MAX_PROXY_HEAD:
-            self._done.set_exception(ConnectionRefusedError("the proxy's answer is too long"))
-        elif b"\r\n\r\n" in self._answer:
-            self._done.set_result(None)
+            self._end("the proxy's answer is too long")
+        elif end:
+            good = head.startswith(b"HTTP/1.") and head[8:10] == b" 2" and not rest  # nobody may speak before us
+            self._end("" if good else "the proxy refused the tunnel")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._done.done():
-            self._done.set_exception(ConnectionResetError("the proxy closed the connection"))
+        self._end("the proxy closed the connection")
+
+    def _end(self, problem: str) -> None:
+        if not self._problem.done():
+            self._problem.set_result(problem)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     async def open(self, host: str, port: int, headers: Mapping[str, str]) -> asyncio.Transport:
         """Ask for the tunnel; the transport is the tunnel then."""
@@ -225,24 +265,29 @@ class _Tunnel(asyncio.Protocol):
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         transport.write(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n".encode("latin-1"))
         try:
-            await self._done
+            problem = await self._problem
+            if problem:
+                raise ConnectionRefusedError(problem)
         except BaseException:
             transport.abort()
             raise
-        status = self._answer.split(b" ", 2)[1:2]
-        if not self._answer.startswith(b"HTTP/1.") or status != [b"200"]:
-            transport.abort()
-            raise ConnectionRefusedError("the proxy refused the tunnel")
         return transport
+
+
+def _drop(task: asyncio.Task[P]) -> None:
+    """Nobody wants the outcome of this attempt any more."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().abort()
 
 
 class Proxy:
     """A proxy from the environment. Its credentials are only ever put into ``Proxy-Authorization``."""
 
-    __slots__ = ("_basic", "host", "port")
+    __slots__ = ("_basic", "host", "plain", "port")
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url if "//" in url else f"//{url}")
+        self.plain = parts.scheme in ("", "http")
         self.host = parts.hostname or ""
         self.port = parts.port or 80
         self._basic = ""

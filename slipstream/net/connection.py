@@ -1,8 +1,8 @@
 """One connection to a provider and the reply that comes over it, on a uvloop transport without a stream layer between.
 
 A connection that did anything unexpected is closed, never used again (S-14, S-21). Whether a body that ends with the
-connection is whole is decided at the peer's orderly end only (``eof_received``; for TLS that is ``close_notify``), never
-at the loss of the connection.
+connection is whole is decided only at the peer's orderly end (``eof_received``; for TLS that is ``close_notify``),
+never at the loss of the connection.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._fast import E_BODY, E_DONE, E_ERROR, E_EXTRA, E_HEAD, ResponseReader
 from ..errors import MalformedReply, TransportError
+from .connect import Abortable
 from .decode import Decoder, decoder_for
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class NativeReply:
                 waiter.set_result(None)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, Abortable):
     """At most one request at a time."""
 
     __slots__ = (

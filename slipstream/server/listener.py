@@ -8,6 +8,7 @@ Owns the listening socket, the set of open connections and how they end; what ha
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 from aiohttp import http_parser, web
@@ -68,18 +69,18 @@ class Listener:
         return len(self._open)
 
     async def start(
-        self, host: str | None, port: int, *, reuse_port: bool = False, accept: Accept | None = None
+        self, host: str | None, port: int, *, sock: socket.socket | None = None, accept: Accept | None = None
     ) -> None:
-        """Listen on host and port, or where ``accept`` does."""
+        """Listen on host and port, on ``sock``, or where ``accept`` does."""
         if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
             raise RuntimeError("aiohttp's C parser is missing; its Python parser is less strict (Q33)")
         loop = asyncio.get_running_loop()
         if accept is not None:
             self._listening = accept(self.connection)
+        elif sock is not None:
+            self._listening = await loop.create_server(self.connection, sock=sock, backlog=BACKLOG)
         else:
-            self._listening = await loop.create_server(
-                self.connection, host, port, backlog=BACKLOG, reuse_address=True, reuse_port=reuse_port or None
-            )
+            self._listening = await loop.create_server(self.connection, host, port, backlog=BACKLOG, reuse_address=True)
         self._port = self._listening.sockets[0].getsockname()[1]
 
     def connection(self) -> Connection:

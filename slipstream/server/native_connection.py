@@ -22,7 +22,6 @@ from .._fast import (
     H_CONTENT_TYPE,
     H_ORIGIN,
     H_REQUEST_ID,
-    RequestGuard,
 )
 from ..engine import account
 from ..engine.context import RequestContext
@@ -31,11 +30,11 @@ from ..engine.pipeline import serve
 from ..errors import ClientError, GatewayError
 from ..obs.metrics import CLIENT_GONE_STATUS
 from ..types import Endpoint
-from ..wire.headers import Block, block
+from ..wire.headers import block
 from ..wire.openai_errors import error_body
-from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, cors_headers, malformed
+from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, malformed
 from .faults import where
-from .native_exchange import CONTINUE, REASONS, Dechunker, NativeExchange
+from .native_exchange import CONTINUE, Dechunker, NativeExchange, guard_for
 from .request import Fault
 
 if TYPE_CHECKING:
@@ -75,21 +74,13 @@ class NativeConnection(asyncio.Protocol):
     def __init__(self, listener: NativeListener) -> None:
         self.listener = listener
         self.transport: asyncio.Transport | None = None
-        limits = listener.limits
-        self._guard = RequestGuard(
-            max_target=limits.max_target_bytes,
-            max_field=limits.max_field_bytes,
-            max_fields=limits.max_fields_bytes,
-            max_count=limits.max_fields,
-            max_body=limits.max_body_bytes,
-            max_chunk_ext=limits.max_chunk_ext_bytes,
-        )
+        self._guard = guard_for(listener.limits)
         # between requests
         self._buffer = b""
         """Bytes that passed the guard and were not used yet: pipelined requests."""
         self._fault: Fault | None = None
         self._in_head = self._paused = self.lingering = False
-        self.deadline = listener.loop.time() + limits.header_timeout_s
+        self.deadline = listener.loop.time() + listener.limits.header_timeout_s
         # the request that is arriving
         self._exchange: NativeExchange | None = None
         self._key_name = ""
@@ -138,8 +129,10 @@ class NativeConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client that half-closes while it waits for an answer is gone (R1)."""
-        if (self._task is not None or self._need) and self.transport is not None:
-            self.transport.abort()  # close() would wait until what is unsent has been taken
+        if self._task is not None or self._need:
+            self.abort()  # close() would wait until what is unsent has been taken
+        else:
+            self._end()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,13 +150,11 @@ class NativeConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.blocked = False
-        transport = self.transport
-        if transport is not None and not transport.is_closing():
-            self.listener.stalled.discard(self)
         self._let_write()
-        if self._task is None and not self._need and not self.lingering:
-            self._resume()
-            self._advance()
+        if self._fault is not ENDED:
+            self.listener.stalled.discard(self)
+            if self._task is None and not self._need:
+                self._advance()
 
     def _let_write(self) -> None:
         if self._drain is not None and not self._drain.done():
@@ -275,9 +266,9 @@ class NativeConnection(asyncio.Protocol):
         if self._turn_bytes >= TURN_BYTES and self.transport is not None:
             self.transport.pause_reading()
             self.listener.loop.call_soon(self._next_turn)
-        now, limits = self.listener.loop.time(), self.listener.limits
+        limits = self.listener.limits
         slowest = max(BODY_RATE_AFTER_S, self._body_bytes / limits.body_min_rate) if limits.body_min_rate else NEVER
-        self.deadline = min(now + limits.body_idle_s, self._body_since + slowest)
+        self.deadline = min(self.listener.loop.time() + limits.body_idle_s, self._body_since + slowest)
 
     def _next_turn(self) -> None:
         self._turn_bytes = 0
@@ -404,32 +395,6 @@ class NativeConnection(asyncio.Protocol):
         if fault is not None:
             other.refuse(fault)
 
-    # ------------------------------------------------------------------ answers
-    def head(self, status: int, headers: Block, plain: bool, origin: bytes | None) -> bytes:
-        """Status line and fields of an answer up to the value of ``X-Request-ID``. ``plain``: for HTTP/1.1, without an
-        origin."""
-        listener = self.listener
-        plain = plain and status == 200 and self.keep_alive
-        if plain:
-            known = listener.heads.get(headers)
-            if known is not None:
-                return known
-        fields = headers
-        if listener.runtime.draining or listener.closing:
-            self.keep_alive = plain = False
-        if origin is not None:
-            cors = listener.runtime.active.snapshot.server.cors
-            fields += block(cors_headers(cors, origin.decode("latin-1")))
-        if not self.keep_alive:
-            fields += b"Connection: close\r\n"
-        elif self.http10:
-            fields += b"Connection: keep-alive\r\n"
-        first = REASONS.get(status) or b"HTTP/1.1 %d Error\r\n" % status
-        head = b"%b%bDate: %b\r\nX-Request-ID: " % (first, fields, listener.date())
-        if plain:
-            listener.remember(headers, head)
-        return head
-
     async def writable(self) -> None:
         """Wait until the client has taken most of what was written."""
         self._drain = self.listener.loop.create_future()
@@ -479,11 +444,12 @@ class NativeConnection(asyncio.Protocol):
     def drain(self) -> None:
         """Close now if nothing is under way; else after the answer in progress."""
         self.keep_alive = False
-        if self._task is None and not self._need and not self._buffer and self._fault is None and self._guard.idle:
-            self._end()
+        if self._task or self._need or self._fault is not None or self._buffer.strip() or not self._guard.idle:
+            return
+        self._end()
 
     def abort(self) -> asyncio.Task[None] | None:
-        """Drop the connection and cancel what is under way; the task that is still winding down."""
+        """Drop the connection; gives the task that is still winding down."""
         if self.transport is not None:
             self.transport.abort()
         return self._task

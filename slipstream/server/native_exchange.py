@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
+from .._fast import RequestGuard
 from ..engine.exchange import ClientGone
-from ..wire.headers import Block
+from ..wire.headers import Block, block
+from .app import cors_headers
+from .connection import ListenerLimits
 from .inflate import inflate
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ REASONS: Mapping[int, bytes] = {
 class NativeExchange:
     """One request and its answer (``engine.Exchange``)."""
 
-    __slots__ = ("_chunked", "_conn", "_encoding", "_plain", "data", "origin", "request_id", "started")
+    __slots__ = ("_chunked", "_conn", "_encoding", "_origin", "_plain", "data", "request_id", "started")
 
     def __init__(self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None) -> None:
         self._conn = conn
@@ -38,7 +41,7 @@ class NativeExchange:
         self._chunked = not conn.http10
         self._plain = self._chunked and origin is None
         """Its heads differ from others' in nothing but the request id."""
-        self.origin = origin
+        self._origin = origin
         self.data = b""
         self.request_id = request_id
         self.started = False
@@ -53,7 +56,7 @@ class NativeExchange:
         transport = conn.transport
         if transport is None or transport.is_closing():
             raise ClientGone
-        head = conn.head(status, headers, self._plain, self.origin)
+        head = self._head(status, headers)
         request_id = self.request_id.encode("ascii")
         size = len(body)
         if size > JOIN_MAX:
@@ -68,7 +71,7 @@ class NativeExchange:
             raise ClientGone
         if not self._chunked:
             conn.keep_alive = False  # HTTP/1.0 has no chunks: the end of the stream is the end of the connection
-        head = conn.head(200, headers, self._plain, self.origin)
+        head = self._head(200, headers)
         self.started = True
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
         transport.write(b"%b%b\r\n%b\r\n" % (head, self.request_id.encode("ascii"), framing))
@@ -87,6 +90,42 @@ class NativeExchange:
             raise ClientGone
         if self._chunked:
             transport.write(b"0\r\n\r\n")
+
+    def _head(self, status: int, headers: Block) -> bytes:
+        """Status line and fields up to the value of ``X-Request-ID``; ``keep_alive`` is what the client was told."""
+        conn = self._conn
+        listener = conn.listener
+        plain = self._plain and status == 200 and conn.keep_alive
+        if plain:
+            known = listener.heads.get(headers)
+            if known is not None:
+                return known
+        fields = headers
+        if listener.runtime.draining or listener.closing:
+            conn.keep_alive = plain = False
+        if self._origin is not None:
+            cors = listener.runtime.active.snapshot.server.cors
+            fields += block(cors_headers(cors, self._origin.decode("latin-1")))
+        if not conn.keep_alive:
+            fields += b"Connection: close\r\n"
+        elif conn.http10:
+            fields += b"Connection: keep-alive\r\n"
+        first = REASONS.get(status) or b"HTTP/1.1 %d Error\r\n" % status
+        head = b"%b%bDate: %b\r\nX-Request-ID: " % (first, fields, listener.date())
+        if plain:
+            listener.remember(headers, head)
+        return head
+
+
+def guard_for(limits: ListenerLimits) -> RequestGuard:
+    return RequestGuard(
+        max_target=limits.max_target_bytes,
+        max_field=limits.max_field_bytes,
+        max_fields=limits.max_fields_bytes,
+        max_count=limits.max_fields,
+        max_body=limits.max_body_bytes,
+        max_chunk_ext=limits.max_chunk_ext_bytes,
+    )
 
 
 class Dechunker:

@@ -209,7 +209,8 @@ class Process:
         if closing.done():
             await closing
             return True
-        closing.cancel()  # asyncio.Runner cancels the requests
+        closing.cancel()
+        await listener.close(0)
         return False
 
     async def _close(self, runtime: Runtime, listener: Listener | NativeListener) -> None:

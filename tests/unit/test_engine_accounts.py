@@ -311,7 +311,7 @@ def test_model_names_from_outside_are_never_labels() -> None:  # R31, Q40
 
         await world.ask()
         await ask(0, 8)
-        count, size, rows = len(series.items()), len(page(world)), len(world.runtime.table.targets())
+        size, count, rows = len(page(world)), len(series.items()), len(world.runtime.table.targets())
         await ask(8, 5008)
         assert len(series.items()) == count
         assert len(world.runtime.table.targets()) == rows

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slipstream._fast import Table
-from slipstream.errors import UpstreamTimeout
+from slipstream.errors import ShuttingDown, UpstreamTimeout
 from slipstream.resilience.cooldown import BASE_S, MAX_S, RETRYABLE, Cooldowns
 from slipstream.resilience.watchdog import NEVER, Deadlines, Watchdog
 from slipstream.state.table import SharedTable, open_table
@@ -103,7 +103,8 @@ def test_the_provider_says_how_long(c: Cooldowns, asked: float) -> None:  # R53,
         assert c.remaining_s(0, 10.0) == asked
 
 
-def test_another_failure_does_not_shorten_what_the_provider_asked_for(c: Cooldowns) -> None:  # S-25: "must not call it in the rest"
+def test_another_failure_does_not_shorten_what_the_provider_asked_for(c: Cooldowns) -> None:
+    """S-25: must not call it in the rest."""
     c.failed(0, RATE, 0.0, 60.0)
     c.failed(0, FailureClass.TRANSPORT, 1.0, None)  # a request that was under way already
     assert c.remaining_s(0, 1.0) == 59.0
@@ -145,9 +146,7 @@ def test_a_rest_that_nobody_can_have_asked_for_is_none(c: Cooldowns, table: Tabl
 # ---- watchdog --------------------------------------------------------------------------------------------------------
 
 
-def watched(
-    body: Callable[[Watchdog], Coroutine[Any, Any, Any]], *, total_s: float = 600.0
-) -> tuple[Any, float]:
+def watched(body: Callable[[Watchdog], Coroutine[Any, Any, Any]], *, total_s: float = 600.0) -> tuple[Any, float]:
     """Run ``body`` under a watchdog: its result or the time-out, when it ended, and what timers it left: one at most,
     that does nothing when its time comes.
     """
@@ -489,13 +488,18 @@ def test_the_last_limit_armed_is_the_one_that_holds(limits: tuple[float, ...]) -
     async def main() -> None:
         deadlines = Deadlines(loop_now())
         other = asyncio.create_task(bitten(deadlines, 20))
-        with pytest.raises(UpstreamTimeout), Watchdog(deadlines, 600, 600) as dog:
-            for limit in limits:
-                dog.arm("idle", limit)
-                await asyncio.sleep(1)
-            await forever()
+
+        async def rearming() -> None:
+            with Watchdog(deadlines, 600, 600) as dog:
+                for limit in limits:
+                    dog.arm("idle", limit)
+                    await asyncio.sleep(1)
+                await forever()
+
+        with pytest.raises(UpstreamTimeout):
+            await rearming()
         assert deadlines.time() == len(limits) - 1 + limits[-1]
-        assert await other == ("idle", 20.0) or deadlines.time() > 20
+        assert await other == ("idle", 20.0)
 
     run_virtual(main())
 
@@ -516,13 +520,39 @@ def test_a_watchdog_within_another() -> None:
     async def main() -> None:
         loop = loop_now()
         deadlines = Deadlines(loop)
-        with pytest.raises(UpstreamTimeout), Watchdog(deadlines, 20, 20):
-            assert await bitten(deadlines, 5) == ("idle", 5.0)
-            await forever()
+
+        async def outer() -> None:
+            with Watchdog(deadlines, 20, 20):
+                assert await bitten(deadlines, 5) == ("idle", 5.0)
+                await forever()
+
+        with pytest.raises(UpstreamTimeout):
+            await outer()
         assert loop.time() == 20
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
+        await only_a_stale_timer()
+
+    run_virtual(main())
+
+
+def test_the_end_of_the_process_cuts_all_and_lets_none_begin() -> None:
+    async def main() -> None:
+        loop = loop_now()
+        deadlines = Deadlines(loop)
+        tasks = [asyncio.create_task(bitten(deadlines, 50)) for _ in range(1000)]
+        gone = asyncio.create_task(bitten(deadlines, 50))
+        await asyncio.sleep(2)
+        gone.cancel()
+        assert deadlines.cut() == 1001
+        assert deadlines.cut() == 0
+        await asyncio.wait([*tasks, gone])
+        assert all(isinstance(task.exception(), ShuttingDown) for task in tasks)
+        assert gone.cancelled(), "the client's leaving passes, also now"
+        with pytest.raises(ShuttingDown):
+            await bitten(deadlines, 50)
+        assert loop.time() == 2
         await only_a_stale_timer()
 
     run_virtual(main())

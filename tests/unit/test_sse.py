@@ -719,7 +719,9 @@ def test_ordinary_tells_of_a_limit_behind_what_was_good(sse: Any) -> None:
 
 @given(st.lists(st.sampled_from([PLAIN, QUIET, FINISH, b": c\r\n\r\n", *OTHERS]), max_size=12), st.data())
 def test_ordinary_is_next_with_fewer_calls(blocks: list[bytes], data: Any) -> None:
-    """Both twins, at random cuts: the same blocks, in the same order, none lost and none twice."""
+    """Both twins, at random cuts: the same blocks, in the same order, none lost and none twice. The LF of a CRLF that
+    was cut in two belongs to no block (``SseFramer.end``): then the CR alone ends it.
+    """
     stream = b"".join(blocks)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     for sse in filter(None, (pure, compiled)):
@@ -734,5 +736,5 @@ def test_ordinary_is_next_with_fewer_calls(blocks: list[bytes], data: Any) -> No
                     break
                 seen += framer.slice(framer.start, framer.end)
             events = framer.events
-        assert seen == stream
+        assert seen.replace(b"\r\n", b"\n").replace(b"\r", b"\n") == stream.replace(b"\r\n", b"\n")
         assert events == sum(b"data" in block for block in blocks)

@@ -19,7 +19,6 @@ from .peers import Peer, nginx_command
 from .proc import Cores, Failed, Memory, Running, Stage, cpu_us, free_port
 
 CONNECTIONS = {"unary": 64, "100k": 16, "1m": 16, "sse": 100}
-STREAM_ROUNDS = 2
 STREAM_TIMEOUT_S = 120.0
 WARM_UP_S = 1
 LATENCY = {"1": (1, 0), "64": (64, 0), "64 paced": (64, 64)}
@@ -36,6 +35,8 @@ Measured = tuple[Round, float, Memory]
 class Effort:
     rounds: int = 5
     seconds: int = 4
+    streams: int = 2
+    """Streams that each connection reads in a round of the mode sse; each takes a second."""
 
 
 @dataclass(slots=True)
@@ -218,7 +219,7 @@ def sse(peers: Sequence[Peer], cores: Cores, effort: Effort, bodies: Sequence[st
     with thinking_house(peers, cores) as (stage, _, running):
 
         def measure(e: Entrant, timed: bool) -> None:
-            count, times = (CONNECTIONS["sse"], STREAM_ROUNDS) if timed else (10, 1)
+            count, times = (CONNECTIONS["sse"], effort.streams) if timed else (10, 1)
             before = cpu_us(e.running.pids())
             seen, complete = load.streams(stage, e.running.port, count, times, STREAM_TIMEOUT_S, e.headers)
             spent = cpu_us(e.running.pids()) - before

@@ -6,7 +6,6 @@ as ``serve``; never opens a socket.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -21,9 +20,10 @@ import click
 def command(config_path: str | None, schema: bool) -> None:
     """Validate the configuration and print the compiled routes."""
     from ..config.describe import describe, json_schema
+    from ..wire.codec import pretty
 
     if schema:
-        click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        click.echo(pretty(json_schema()))
         return
     from ..config.load import Overrides, load_snapshot
     from ..errors import ConfigError

@@ -10,7 +10,6 @@ repeats an unknown key that is not a plain name (``{api_key:sk-...}`` is one lon
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping as MappingABC
@@ -19,6 +18,7 @@ from typing import Any
 import msgspec.inspect as mi
 
 from ..types import Secret
+from ..wire.codec import ascii_string
 from .expand import expand, has_reference, is_whole
 from .rules import nearest
 from .yamlnodes import Mapping, Node, Scalar, Sequence
@@ -39,7 +39,7 @@ _HIDDEN = "<key>"
 
 def quote(text: str) -> str:
     """``'text'`` on one line and without control characters."""
-    return f"'{json.dumps(text[:80])[1:-1]}'"
+    return f"'{ascii_string(text[:80])[1:-1]}'"
 
 
 def show_path(path: Path) -> str:
@@ -51,7 +51,7 @@ def show_path(path: Path) -> str:
         elif _PLAIN_NAME.match(part) or part == _HIDDEN:
             out += f".{part}" if out else part
         else:
-            out += f"[{json.dumps(part[:80])}]"
+            out += f"[{ascii_string(part[:80])}]"
     return out or "the file"
 
 

@@ -110,7 +110,7 @@ class AiohttpTransport:
             )
         except aiohttp.ConnectionTimeoutError:
             raise UpstreamTimeout("connect", connect_s) from None
-        except aiohttp.ClientConnectorError:
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError):
             raise ConnectFailed("no connection to the provider could be made") from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):
             raise TransportError("the provider closed the connection before it answered") from None

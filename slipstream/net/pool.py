@@ -9,6 +9,7 @@ connection in use is never closed from here (R42).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 
@@ -96,8 +97,9 @@ class Pool:
                 self._waiters.appendleft(waiter)
                 self._wake()
         except asyncio.CancelledError:
-            if not waiter.done() or waiter.cancelled():
-                self._waiters.remove(waiter)
+            if waiter.cancelled():
+                with contextlib.suppress(ValueError):  # passed over already
+                    self._waiters.remove(waiter)
             elif (given := waiter.result()) is None:
                 self._connecting -= 1
                 self._wake()

@@ -104,7 +104,9 @@ class Metrics:
         if found is None:
             found = self._tallies[labels] = self._tally(*labels)
         tally, missing = found
-        tally.add(prompt, completion, micro_usd, duration_s, overhead_s, ttft_s)
+        tally.add(prompt, completion, micro_usd, duration_s, overhead_s)
+        if ttft_s >= 0:
+            self.observe(f.TTFT, ttft_s, ("provider", labels[1], labels[2]))
         if missing:
             self.dropped += missing
 
@@ -138,7 +140,6 @@ class Metrics:
             ones.append(self.slot(f.USAGE_SOURCE, (source,)))
             tokens = self.slot(f.TOKENS, (model, provider, key_name))
             sums = [(tokens, 0), (tokens, 1)]
-            times.append((self.slot(f.TTFT, ("provider", model, provider)), f.TTFT.bounds))
             if priced:
                 sums.append((self.slot(f.COST, (provider,)), 0))
             elif source != "none":

@@ -24,6 +24,7 @@ SLACK: Final = 1
 FROZEN_S: Final = 3.0
 """Who has not told its load for this long takes no connections now."""
 NO_FILES_S: Final = 0.1
+LATE_S: Final = 0.5
 NOBODY: Final = (1 << 63) - 1
 BATCH: Final = 64
 
@@ -79,6 +80,7 @@ class Acceptor:
         self._loads = loads
         self._seat = seat
         self._looked_away = False
+        self._last = -LATE_S
         self._tasks: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._listen()
@@ -98,14 +100,13 @@ class Acceptor:
 
     async def finish(self) -> None:
         """Take the connections that the kernel has made and nobody accepted (when the last process that holds the
-        socket closes it, they are reset), then accept no more.
+        socket closes it, they are reset), then accept no more. Returns when the last of them had its moment to send a
+        request: a client that has just connected cannot know that we end.
         """
-        self._loads = None
         while self._take():
             pass
         self.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await asyncio.sleep(max(0.0, self._last + LATE_S - self._loop.time()))
 
     def _listen(self) -> None:
         self._timer = None
@@ -143,6 +144,7 @@ class Acceptor:
             self._pause(NO_FILES_S)
             return False
         client.setblocking(False)
+        self._last = self._loop.time()
         task = self._loop.create_task(self._connect(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 from ..errors import ConfigError
 
-LATE_S = 0.1
-"""Connections that were made just before the end get this long to send their request."""
 CUT_S = 1.0
 """What the answers that are cut at the deadline get to end with their error."""
 MAX_DRAIN_S = 3600.0
@@ -42,7 +40,7 @@ class Drain:
 
     @property
     def longest_s(self) -> float:
-        return self.delay_s + self.deadline_s + LATE_S + 3 * CUT_S
+        return self.delay_s + self.deadline_s + 3 * CUT_S
 
 
 DEFAULT_DRAIN = Drain()

@@ -36,7 +36,7 @@ from ..obs.metrics import Metrics
 from ..state.table import SharedTable, open_table
 from .acceptor import Acceptor, Factory
 from .app import App, malformed_body
-from .drain import CUT_S, DEFAULT_DRAIN, LATE_S, Drain
+from .drain import CUT_S, DEFAULT_DRAIN, Drain
 from .heartbeat import Heartbeat
 from .listener import Listener, ListenerLimits
 from .native import NativeListener
@@ -221,7 +221,6 @@ class Process:
         cut = loop.call_later(times.deadline_s, self._cut, runtime)
         if self._acceptor is not None:
             await self._acceptor.finish()
-            await asyncio.sleep(LATE_S)
         await listener.close(times.deadline_s + CUT_S)
         cut.cancel()
 

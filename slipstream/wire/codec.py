@@ -6,6 +6,7 @@ rare.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,3 +35,13 @@ def decoder(kind: type[T]) -> Callable[[bytes], T]:
     """A decoder for one ``msgspec.Struct``: several times faster than decoding all and picking. Unknown members are
     skipped. Raises ``TypeMismatch`` or ``DecodeError``."""
     return msgspec.json.Decoder(kind).decode
+
+
+def ascii_string(text: str) -> str:
+    """A JSON string in ASCII: safe in a terminal and in one line of a log, whatever is in ``text``."""
+    return json.dumps(text)
+
+
+def pretty(value: Any) -> str:
+    """Indented JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False)

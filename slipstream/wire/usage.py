@@ -34,6 +34,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_USAGE = Usage()
+MAX_TOKENS = 1 << 40
+"""A provider that counts more is not believed: sums of it would not fit the shared counters."""
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -46,6 +48,7 @@ class _Counts(msgspec.Struct, gc=False):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     cached_tokens: int | None = None
     prompt_cache_hit_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
@@ -76,12 +79,15 @@ def read_openai_usage(span: bytes) -> Usage | None:
     if cached is None:
         cached = _valid(counts.cached_tokens) or _valid(counts.prompt_cache_hit_tokens) or 0
     cached = min(cached, prompt)
-    reasoning = min((_valid(outputs.reasoning_tokens) if outputs is not None else None) or 0, completion)
+    reasoning = (_valid(outputs.reasoning_tokens) if outputs is not None else None) or 0
+    if reasoning and counts.total_tokens == prompt + completion + reasoning:
+        completion += reasoning  # xAI counts reasoning outside of completion (PROTOCOLS.md 1.4)
+    reasoning = min(reasoning, completion)
     return Usage(prompt - cached, cached, 0, completion - reasoning, reasoning, "provider")
 
 
 def _valid(number: int | None) -> int | None:
-    return number if number is not None and number >= 0 else None
+    return number if number is not None and 0 <= number <= MAX_TOKENS else None
 
 
 def _salvage(span: bytes) -> _Counts:
@@ -90,7 +96,7 @@ def _salvage(span: bytes) -> _Counts:
     if not isinstance(value, dict):
         return _Counts()
     counts = _Counts()
-    for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "prompt_cache_hit_tokens"):
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "prompt_cache_hit_tokens"):
         setattr(counts, name, _whole(value.get(name)))
     for name, inner in (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens")):
         group = value.get(name)

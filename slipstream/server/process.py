@@ -188,6 +188,8 @@ class Process:
             on_ready(snapshot, listener.port)
         await self._stop.wait()
         runtime.draining = True
+        if isinstance(listener, NativeListener):
+            listener.heads.clear()  # they do not say "Connection: close"
         drained = await self._drain(runtime, listener)
         self._heartbeat.stop()
         await runtime.close()

@@ -59,8 +59,10 @@ class Entrant:
         if self.failed:
             return
         try:
-            work(self, *args)
-            self.running.check()
+            try:
+                work(self, *args)
+            finally:
+                self.running.check()  # if it has ended, that is the reason, whatever the load saw of it
         except Failed as error:
             if self.peer.exact:
                 raise

@@ -9,10 +9,11 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._fast import WORKERS
 from ..config.environment import demo_snapshot
 from ..config.load import Overrides, load_snapshot
 from ..config.snapshot import Snapshot
@@ -24,13 +25,26 @@ if TYPE_CHECKING:
     from ..state.table import SharedTable
 
 
+class Workers(click.ParamType):  # type: ignore[type-arg]  # generic for the type checker only
+    """A number, or ``auto``."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto":
+            from ..server.cpus import auto_workers
+
+            return auto_workers()
+        return click.IntRange(1, WORKERS).convert(value, param, ctx)
+
+
 @click.command("serve")
 @click.option(
     "--config", "config_path", metavar="FILE", help="YAML file (else CONFIG_PATH, ./config.yaml, environment)."
 )
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.")
-@click.option("--workers", type=click.IntRange(1, 512), help="Serving processes.")
+@click.option("--workers", type=Workers(), help="Serving processes; auto is one for each CPU it may use.")
 @click.option("--demo", is_flag=True, help="Two mock providers in this process; needs no key and no network.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log.")
 def command(
@@ -71,6 +85,8 @@ def _serve(snapshot: Snapshot, load: Callable[..., Snapshot], demo: bool) -> int
     from ..state.table import open_table
 
     server = snapshot.server
+    if server.workers > WORKERS:
+        raise ConfigError([f"server.workers: is out of range; there can be {WORKERS} at most"])
     drain = Drain.from_environment(os.environ)
     shared = open_table(state_dir(snapshot))
     if shared.note is not None:

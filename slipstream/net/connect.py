@@ -194,7 +194,9 @@ class Connector:
         await asyncio.wait((lookup,), timeout=DNS_WAIT_S if known else None)
         if known and (not lookup.done() or lookup.cancelled() or lookup.exception() is not None):
             return known
-        return await lookup
+        if lookup.cancelled():
+            raise ConnectionAbortedError("the transport was closed")
+        return lookup.result()
 
     async def _look_up(self, host: str, port: int) -> list[Address]:
         loop = asyncio.get_running_loop()

@@ -6,8 +6,17 @@ import math
 import os
 from pathlib import Path
 
+from .._fast import COMPILED, WORKERS
+
 CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
+
+
+def auto_workers() -> int:
+    """One worker for each processor. At most half of the table's slots, so that the next gateway can start beside this
+    one; and the plain twin of the table is for one process.
+    """
+    return min(usable_cpus(), WORKERS // 2) if COMPILED else 1
 
 
 def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
@@ -16,7 +25,7 @@ def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         allowed = os.cpu_count() or 1
-    return max(1, min(allowed, math.floor(_quota(cgroups, own))))
+    return max(1, math.floor(min(allowed, _quota(cgroups, own))))
 
 
 def _quota(cgroups: Path, own: Path) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from ..engine.exchange import ClientGone
@@ -39,6 +39,8 @@ class AiohttpExchange:
 
     async def begin(self, headers: Block) -> None:
         stream = web.StreamResponse(status=200, headers=CIMultiDict(fields(headers)))
+        if self._request.version < HttpVersion11:
+            stream.force_close()  # no chunks: the end of the stream is the end of the connection
         self.started = True
         try:
             await stream.prepare(self._request)

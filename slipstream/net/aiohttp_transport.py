@@ -39,6 +39,8 @@ class AiohttpTransport:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(self._on_created)
         trace.on_connection_reuseconn.append(self._on_reused)
+        trace.on_connection_queued_start.append(self._on_queued)
+        trace.on_connection_queued_end.append(self._on_turn)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,
@@ -59,7 +61,8 @@ class AiohttpTransport:
             trust_env=False,
         )
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
-        self._requests = self._made = self._reused = self._replays = 0
+        self._requests = self._made = self._reused = self._replays = self._waits = 0
+        self._waited_s = 0.0
 
     def prepare(self, url: str, headers: Mapping[str, str]) -> tuple[Any, Any]:
         parsed = URL(url)
@@ -90,6 +93,8 @@ class AiohttpTransport:
             "connections_made": self._made,
             "connections_reused": self._reused,
             "replays": self._replays,
+            "waits": self._waits,
+            "wait_us": int(self._waited_s * 1e6),
         }
 
     async def _request(
@@ -128,6 +133,13 @@ class AiohttpTransport:
 
     async def _on_created(self, _session: object, _context: object, _params: object) -> None:
         self._made += 1
+
+    async def _on_queued(self, _session: object, context: Any, _params: object) -> None:
+        self._waits += 1
+        context.queued_at = asyncio.get_running_loop().time()
+
+    async def _on_turn(self, _session: object, context: Any, _params: object) -> None:
+        self._waited_s += asyncio.get_running_loop().time() - context.queued_at
 
     async def _on_reused(self, _session: object, context: Any, _params: object) -> None:
         self._reused += 1

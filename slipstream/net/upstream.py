@@ -65,4 +65,5 @@ class Upstream(Protocol):
         """Close every connection."""
 
     def stats(self) -> Mapping[str, int]:
-        """Counters: ``requests``, ``connections_made``, ``connections_reused``, ``connections_open``, ``replays``."""
+        """Counters: ``requests``, ``connections_made``, ``connections_reused``, ``replays`` (R40), ``waits`` for a free
+        connection and ``wait_us``, how long they took (R41)."""

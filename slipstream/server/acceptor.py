@@ -13,7 +13,10 @@ import contextlib
 import logging
 import mmap
 import socket
+import struct
+import sys
 import time
+from array import array
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -21,10 +24,16 @@ log = logging.getLogger("slipstream.workers")
 LOOK_AWAY_S: Final = 0.001
 SLACK: Final = 1
 """Connections that a worker may have more than the least loaded one."""
+TELL_S: Final = 1.0
 FROZEN_S: Final = 3.0
 """Who has not told its load for this long takes no connections now."""
 NO_FILES_S: Final = 0.1
 LATE_S: Final = 0.5
+HANDSHAKE_S: Final = 0.02
+"""For handshakes that are under way at the end."""
+SO_ATTACH_FILTER: Final = 26
+NO_SYN: Final = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+"""Classic BPF over the TCP header: drop what has SYN and not ACK among its flags, let all else pass."""
 NOBODY: Final = (1 << 63) - 1
 BATCH: Final = 64
 
@@ -42,14 +51,35 @@ class Listening(Protocol):
 Accept = Callable[[Factory], Listening]
 
 
+def turn_away(sock: socket.socket) -> None:
+    """Drop new connections before they are made (Linux; elsewhere nothing happens). The client's system tries again
+    after a second, and then finds the next gateway on this port, or nobody.
+    """
+    if sys.platform == "linux":
+        program = array("B", b"".join(struct.pack("HBBI", *step) for step in NO_SYN))
+        with contextlib.suppress(OSError):
+            sock.setsockopt(
+                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(NO_SYN), program.buffer_info()[0])
+            )
+
+
 class Loads:
-    """Connections of each worker, in memory that they share: two words each, the number and when it was told (ns)."""
+    """Connections of each worker, in memory that they share: two words each, the number and when it was told (ns). One
+    more word says that all of them end.
+    """
 
     def __init__(self, workers: int) -> None:
-        self._memory = mmap.mmap(-1, 16 * workers)
-        self._words = memoryview(self._memory).cast("Q")
+        self._words = memoryview(mmap.mmap(-1, 16 * workers + 8)).cast("Q")
+        self._seats = range(0, 2 * workers, 2)
         for seat in range(workers):
             self.gone(seat)
+
+    @property
+    def ending(self) -> bool:
+        return bool(self._words[-1])
+
+    def end(self) -> None:
+        self._words[-1] = 1
 
     def tell(self, seat: int, connections: int) -> None:
         self._words[2 * seat] = connections
@@ -61,8 +91,7 @@ class Loads:
     def least(self, but: int) -> int:
         """The smallest number of connections of any other worker that is well; ``NOBODY`` if there is none."""
         words, alive = self._words, time.monotonic_ns() - int(FROZEN_S * 1e9)
-        seats = range(0, len(words), 2)
-        return min((words[i] for i in seats if i != 2 * but and words[i + 1] > alive), default=NOBODY)
+        return min((words[i] for i in self._seats if i != 2 * but and words[i + 1] > alive), default=NOBODY)
 
 
 class Acceptor:
@@ -83,6 +112,9 @@ class Acceptor:
         self._last = -LATE_S
         self._tasks: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._teller: asyncio.TimerHandle | None = None
+        if loads is not None:
+            self._tell(loads)
         self._listen()
 
     @property
@@ -94,19 +126,31 @@ class Acceptor:
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock.fileno())
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._teller):
+            if timer is not None:
+                timer.cancel()
         self._sock.close()
 
-    async def finish(self) -> None:
-        """Take the connections that the kernel has made and nobody accepted (when the last process that holds the
-        socket closes it, they are reset), then accept no more. Returns when the last of them had its moment to send a
-        request: a client that has just connected cannot know that we end.
+    async def finish(self, last: bool) -> None:
+        """Accept no more. Returns when the latest connections had their moment to send a request: a client that has
+        just connected cannot know that we end.
+
+        ``last``: nobody goes on with this socket. When it is closed the kernel resets the connections that it has made
+        and nobody accepted, so these are taken, and no new ones let in meanwhile.
         """
-        while self._take():
-            pass
+        if last:
+            self._loop.remove_reader(self._sock.fileno())
+            turn_away(self._sock)
+            for wait_s in (0.0, HANDSHAKE_S):
+                await asyncio.sleep(wait_s)
+                while self._take():
+                    pass
         self.close()
         await asyncio.sleep(max(0.0, self._last + LATE_S - self._loop.time()))
+
+    def _tell(self, loads: Loads) -> None:
+        loads.tell(self._seat, self._connections())
+        self._teller = self._loop.call_later(TELL_S, self._tell, loads)
 
     def _listen(self) -> None:
         self._timer = None

@@ -18,7 +18,7 @@ from ..obs.families import ACTIVE
 from ..types import Endpoint
 
 BEAT_S = 1.0
-COUNTED = ("connections_made", "connections_reused", "replays")
+COUNTED = ("connections_made", "connections_reused", "replays", "waits", "wait_us")
 """Of ``Upstream.stats()``."""
 
 

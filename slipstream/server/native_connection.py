@@ -34,7 +34,7 @@ from ..wire.headers import block
 from ..wire.openai_errors import error_body
 from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, malformed
 from .faults import where
-from .native_exchange import CONTINUE, Dechunker, NativeExchange, guard_for
+from .native_exchange import CONTINUE, Dechunker, NativeExchange, guard_for, peer_of
 from .request import Fault
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ BODY_RATE_AFTER_S = 60.0
 PARTS_MAX = 1024
 """Pieces of a body kept apart: many small ones would take more memory than what is in them."""
 NEVER = float("inf")
-ENDED = Fault(400, "", False)
-"""In the place of a fault: nothing more is read, and nobody is to be told."""
+ENDED = Fault(400, "", False)  # in the place of a fault: nothing more is read, and nobody is to be told
 
 
 class NativeConnection(asyncio.Protocol):
@@ -154,6 +153,7 @@ class NativeConnection(asyncio.Protocol):
         if self._fault is not ENDED:
             self.listener.stalled.discard(self)
             if self._task is None and not self._need:
+                self.deadline = self.listener.idle_until
                 self._advance()
 
     def _let_write(self) -> None:
@@ -311,7 +311,7 @@ class NativeConnection(asyncio.Protocol):
                 self._answer_error(GatewayError("internal error"))
         self._task = None
         self._answered()
-        if self._buffer or self._fault is not None or not self._guard.idle:
+        if self._buffer or self._paused or self._fault is not None or not self._guard.idle:
             self._advance()
 
     def _answered(self) -> None:
@@ -349,7 +349,7 @@ class NativeConnection(asyncio.Protocol):
     def _refuse(self, fault: Fault) -> None:
         """Answer malformed bytes, behind everything that was answered before them."""
         listener = self.listener
-        listener.app.bad_request(fault.status, fault.reason, self.peer)
+        listener.app.bad_request(fault.status, fault.reason, peer_of(self.transport))
         if self._need and self._error is None:
             self._settle(fault.status)
         self.keep_alive = False
@@ -406,11 +406,6 @@ class NativeConnection(asyncio.Protocol):
             raise ClientGone
 
     # ------------------------------------------------------------------ the listener's side
-    @property
-    def peer(self) -> str:
-        name = self.transport.get_extra_info("peername") if self.transport is not None else None
-        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unknown"
-
     def _watch_progress(self) -> None:
         assert self.transport is not None
         self._unsent = self.transport.get_write_buffer_size()

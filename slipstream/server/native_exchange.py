@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,11 @@ def guard_for(limits: ListenerLimits) -> RequestGuard:
         max_body=limits.max_body_bytes,
         max_chunk_ext=limits.max_chunk_ext_bytes,
     )
+
+
+def peer_of(transport: asyncio.BaseTransport | None) -> str:
+    name = transport.get_extra_info("peername") if transport is not None else None
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unknown"
 
 
 class Dechunker:

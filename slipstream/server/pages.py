@@ -102,6 +102,8 @@ def _gauges(runtime: Runtime) -> Iterator[Gauge]:
         ("upstream_connections_made", "Connections opened to providers.", counted["connections_made"]),
         ("upstream_connections_reused", "Requests sent on an open connection.", counted["connections_reused"]),
         ("upstream_replays", "Requests sent again as an idle connection was closed (R40).", counted["replays"]),
+        ("upstream_waits", "Requests that waited for a connection to become free (R41).", counted["waits"]),
+        ("upstream_wait_seconds", "How long they waited, together.", counted["wait_us"] / 1e6),
         ("resident_memory_bytes", "Resident set of this process.", resident_bytes()),
         ("workers", "Worker slots in use.", len(table.workers())),
         ("series_dropped", "Additions lost because the table is full.", runtime.metrics.dropped),

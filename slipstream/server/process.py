@@ -182,6 +182,8 @@ class Process:
         await listener.start(snapshot.server.host, snapshot.server.port, accept=accept)
         self.port = listener.port
         self._heartbeat.start()
+        if self._place is not None:
+            log.info("worker serves", extra={"fields": {"pid": os.getpid(), "worker": worker}})
         if not self._embedded:
             self._watch_signals()
         if on_ready is not None:
@@ -222,7 +224,8 @@ class Process:
         loop = asyncio.get_running_loop()
         cut = loop.call_later(times.deadline_s, self._cut, runtime)
         if self._acceptor is not None:
-            await self._acceptor.finish()
+            place = self._place
+            await self._acceptor.finish(last=place is None or self._orphaned or place.loads.ending)
         await listener.close(times.deadline_s + CUT_S)
         cut.cancel()
 

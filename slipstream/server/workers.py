@@ -172,6 +172,7 @@ class Supervisor:
         elif number in STOPS and not self._stopping:
             self._stopping = True
             self._kill_at = now + self.drain_s
+            self._loads.end()
             self._send(signal.SIGTERM)
             self.sock.close()  # as long as anybody holds one, the kernel takes connections that nobody will serve
         elif number in STOPS:

@@ -17,7 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,14 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser
 
 from slipstream._fast import RequestGuard
+from slipstream.config.snapshot import ProviderSpec, RoutingSpec, ServerSpec, Snapshot
+from slipstream.engine.runtime import Runtime
+from slipstream.server import native, native_connection
+from slipstream.server.app import App
 from slipstream.server.listener import Listener, ListenerLimits
+from slipstream.server.native import NativeListener
+from slipstream.server.process import make_transport
+from slipstream.types import Endpoint, Secret
 from tests.aio import DEADLINE_S, RawClient, run, until
 
 SHARED = Path(os.environ.get("SLIPSTREAM_SHARED") or Path(__file__).parents[2].parent / "shared")
@@ -40,6 +47,7 @@ GET = b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n"
 BAD = b"GET / HTTP/1.1\r\nHost: a\r\nBad canary-sk-123: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n%s\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+HOT = tuple(b"/" + name for name in (b"hostile", b"", b"upload", b"post_identity_body_world", b"echo", b"p"))
 LONG = {"header_timeout_s": 5.0, "body_idle_s": 5.0, "keepalive_s": 5.0}
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -104,15 +112,52 @@ def statuses(received: bytes) -> list[int]:
 
 
 # ----------------------------------------------------------------------------------------------------------- corpus
+@asynccontextmanager
+async def native_listening() -> AsyncIterator[Running]:
+    """The native listener, which needs an application, with one provider that nobody reaches."""
+    provider = ProviderSpec(
+        name="a", type="openai", api_base="http://127.0.0.1:9/v1", api_key=Secret("k"), models=("m",)
+    )
+    runtime = Runtime(Snapshot(server=ServerSpec(), routing=RoutingSpec(), providers=(provider,)), make_transport)
+    running = Running(read_and_404)
+    app = App(runtime)
+    app.bad_request = lambda *report: running.bad.append(report)  # type: ignore[method-assign]
+    running.listener = NativeListener(app, running.listener.limits, running.listener)  # type: ignore[assignment]
+    await running.listener.start("127.0.0.1", 0)
+    try:
+        yield running
+    finally:
+        await running.listener.close(0.0)
+        await runtime.close()
+        assert running.listener.connections == 0
+
+
+@asynccontextmanager
+async def native_hot_listening() -> AsyncIterator[Running]:
+    """The same, with the paths of the corpus for its hot routes and an engine that does what ``read_and_404`` does: no
+    POST is handed over."""
+
+    async def engine(_runtime: object, exchange: Any, _endpoint: object, _key_name: str) -> None:
+        exchange.reply(404, b"Content-Type: application/json\r\n", b'{"size": %d}' % len(exchange.data))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "PATHS", HOT)
+        patch.setattr(native_connection, "ENDPOINTS", [Endpoint.CHAT] * len(HOT))
+        patch.setattr(native_connection, "serve", engine)
+        patch.setattr(native_connection, "check_media_type", lambda _value: None)
+        async with native_listening() as running:
+            yield running
+
+
 @contextmanager
-def reference_listener() -> Iterator[int]:
-    """The aiohttp listener on a uvloop of its own, in a thread; gives the port."""
+def in_thread(make: Callable[[], AbstractAsyncContextManager[Running]]) -> Iterator[int]:
+    """A listener on a uvloop of its own, in a thread; gives the port."""
     ports: list[int] = []
     ready, loops = threading.Event(), [uvloop.new_event_loop()]
     stop = asyncio.Event()
 
     async def main() -> None:
-        async with listening(read_and_404) as running:
+        async with make() as running:
             ports.append(running.port)
             ready.set()
             await stop.wait()
@@ -131,7 +176,11 @@ def reference_listener() -> Iterator[int]:
         thread.join(DEADLINE_S)
 
 
-LISTENERS = [pytest.param(reference_listener, id="aiohttp")]
+LISTENERS = [
+    pytest.param(lambda: in_thread(listening), id="aiohttp"),
+    pytest.param(lambda: in_thread(native_listening), id="native"),
+    pytest.param(lambda: in_thread(native_hot_listening), id="native-hot"),
+]
 
 
 def load_fire() -> Any:

@@ -128,6 +128,14 @@ async def ended(running: Served) -> int:
     return code
 
 
+async def counts(running: Served, requests: float) -> None:
+    """Wait until so many answers have been counted, and no more (a worker counts a moment after the answer left)."""
+    end = time.monotonic() + DEADLINE_S
+    while (seen := (await scrape(running.port)).total("llm_proxy_requests_total", status_code="200")) < requests:
+        assert time.monotonic() < end, (seen, requests)
+    assert seen == requests
+
+
 async def serves(pid: int, port: int) -> None:
     """Connect until this worker, which has the fewest connections, has taken one."""
     async with contextlib.AsyncExitStack() as stack:
@@ -143,7 +151,7 @@ def four(*providers: Config, **server: Any) -> Config:
 
 
 async def all_up(running: Served) -> set[int]:
-    await until(lambda: len(workers_of(running)) == WORKERS)
+    await until(said(running, '"worker serves"', WORKERS))
     return workers_of(running)
 
 
@@ -196,20 +204,19 @@ def test_kill_9_of_one_worker() -> None:
                 await until(lambda: first.ledger.open + second.ledger.open == 0)
                 seen = await scrape(running.port)
                 counted = seen.total("llm_proxy_requests_total", status_code="200")
-                # a worker counts before its answer leaves, so it may die with an answer that is counted and not sent
-                assert load.ok <= counted <= load.ok + len(load.failed)
+                # a worker may die after its answer has left and before it has counted, or with one that was not read
+                assert load.ok - 1 <= counted <= load.ok + len(load.failed)
                 finished = sum(mock.ledger.by_status.get(200, 0) for mock in (first, second))
                 assert counted <= finished <= counted + len(load.failed)
                 assert seen.total("slipstream_worker_restarts_total") == 1
                 assert seen.total("llm_proxy_active_requests") == 0
-                before = finished, counted, load.ok
+                before = finished, counted
                 async with loaded(running.port) as load:
                     await load.more(1000)
                 assert load.failed == []
-                seen = await scrape(running.port)
+                await counts(running, before[1] + load.ok)
                 finished = sum(mock.ledger.by_status.get(200, 0) for mock in (first, second))
-                counted = seen.total("llm_proxy_requests_total", status_code="200")
-                assert finished - before[0] == counted - before[1] == load.ok
+                assert finished - before[0] == load.ok
                 assert running.stop() == 0
 
     run(main())
@@ -233,12 +240,11 @@ def test_kill_9_of_everybody(tmp_path: Path) -> None:
             with served(conf) as running:
                 seen = await scrape(running.port)
                 counted = seen.total("llm_proxy_requests_total", status_code="200")
-                assert ok <= counted <= ok + failed
+                assert ok - WORKERS <= counted <= ok + failed
                 assert seen.total("llm_proxy_active_requests") == 0
                 assert seen.total("slipstream_workers") == WORKERS
                 assert (await ask(running.port, "POST", CHAT, chat_body())).status == 200
-                seen = await scrape(running.port)
-                assert seen.total("llm_proxy_requests_total", status_code="200") == counted + 1
+                await counts(running, counted + 1)
                 assert running.stop() == 0
 
     run(main())
@@ -323,8 +329,9 @@ def test_rolling_restarts(tmp_path: Path) -> None:
                         running = following
                         await load.more(200)
                 assert (load.failed, load.refused) == ([], 0)
+                assert mock.ledger.requests == load.ok
+                await counts(running, load.ok)
                 seen = await scrape(running.port)
-                assert seen.total("llm_proxy_requests_total") == mock.ledger.requests == load.ok
                 assert seen.total("llm_proxy_active_requests") == 0
                 assert seen.total("slipstream_workers") == 2
                 assert running.stop() == 0
@@ -434,7 +441,7 @@ def test_the_deadline_of_the_end(workers: int, tmp_path: Path) -> None:
         with served(conf) as running:
             seen = await scrape(running.port)
             assert seen.total("slipstream_drain_cut_requests_total") == 2
-            assert seen.total("llm_proxy_requests_total") == 2
+            assert seen.total("llm_proxy_requests_total") == 2  # the stream and the refused one
             assert seen.total("llm_proxy_tokens_total", token_type="completion") > 0
             assert seen.total("llm_proxy_provider_health") == 1, "it says nothing about the provider"
             assert running.stop() == 0

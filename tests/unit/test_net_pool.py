@@ -203,11 +203,24 @@ def test_waiting_is_counted_and_fair() -> None:
                 if i < 3:
                     late += 1
                     tasks.append(asyncio.create_task(one(late)))  # nobody overtakes
-            released.update((b"101", b"102", b"103"))
+            for i in (101, 102, 103):
+                released.add(b"%d" % i)
+                await until(lambda i=i: done[-1] == i)  # type: ignore[misc]
             await asyncio.gather(*tasks)
             assert done == [*range(8), 101, 102, 103]
             assert len(up.peers) == 2
             assert c.stats["wait_us"] > 6 * 50_000
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_both_transports_count_who_waits(kind: str) -> None:
+    async def main() -> None:
+        async with upstream(echo) as up, client(up.url, kind, limit=1) as c:
+            assert await asyncio.gather(*(c.whole(b"%d" % i) for i in range(3))) == [(200, b"%d" % i) for i in range(3)]
+            assert (len(up.peers), c.stats["waits"]) == (1, 2)
+            assert c.stats["wait_us"] >= 0
 
     run(main())
 

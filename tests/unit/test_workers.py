@@ -130,6 +130,9 @@ def test_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [loads.least(seat) for seat in range(3)] == [5, 1, 1]
     loads.gone(0)
     assert loads.least(2) == 5
+    assert not loads.ending
+    loads.end()
+    assert loads.ending
     now += 2_000_000_000
     loads.tell(2, 9)
     now += 2_000_000_000

@@ -29,8 +29,6 @@ FROZEN_S: Final = 3.0
 """Who has not told its load for this long takes no connections now."""
 NO_FILES_S: Final = 0.1
 LATE_S: Final = 0.5
-HANDSHAKE_S: Final = 0.02
-"""For handshakes that are under way at the end."""
 SO_ATTACH_FILTER: Final = 26
 NO_SYN: Final = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 """Classic BPF over the TCP header: drop what has SYN and not ACK among its flags, let all else pass."""
@@ -131,20 +129,21 @@ class Acceptor:
                 timer.cancel()
         self._sock.close()
 
-    async def finish(self, last: bool) -> None:
+    async def finish(self, last: bool, handshakes_s: float = 0.0) -> None:
         """Accept no more. Returns when the latest connections had their moment to send a request: a client that has
         just connected cannot know that we end.
 
         ``last``: nobody goes on with this socket. When it is closed the kernel resets the connections that it has made
-        and nobody accepted, so these are taken, and no new ones let in meanwhile.
+        and nobody accepted, so these are taken, and no new ones let in meanwhile. ``handshakes_s``: how long to wait
+        for those that are half made.
         """
         if last:
             self._loop.remove_reader(self._sock.fileno())
             turn_away(self._sock)
-            for wait_s in (0.0, HANDSHAKE_S):
-                await asyncio.sleep(wait_s)
-                while self._take():
-                    pass
+            if handshakes_s:
+                await asyncio.sleep(handshakes_s)
+            while self._take():
+                pass
         self.close()
         await asyncio.sleep(max(0.0, self._last + LATE_S - self._loop.time()))
 

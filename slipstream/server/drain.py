@@ -9,6 +9,7 @@ from ..errors import ConfigError
 
 CUT_S = 1.0
 """What the answers that are cut at the deadline get to end with their error."""
+HANDSHAKES_S = 0.02
 MAX_DRAIN_S = 3600.0
 
 

@@ -97,9 +97,8 @@ class NativeConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._drain: asyncio.Future[None] | None = None
         self.blocked = False
-        self._unsent = 0
-        self._moved_at = 0.0
-        """When the client was last seen to take something."""
+        self._unsent, self._moved_at = 0, 0.0
+        """What the client has not taken, and when it was last seen to take some."""
         self.keep_alive = True
         self.http10 = False
 

@@ -36,7 +36,7 @@ from ..obs.metrics import Metrics
 from ..state.table import SharedTable, open_table
 from .acceptor import Acceptor, Factory
 from .app import App, malformed_body
-from .drain import CUT_S, DEFAULT_DRAIN, Drain
+from .drain import CUT_S, DEFAULT_DRAIN, HANDSHAKES_S, Drain
 from .heartbeat import Heartbeat
 from .listener import Listener, ListenerLimits
 from .native import NativeListener
@@ -224,8 +224,9 @@ class Process:
         loop = asyncio.get_running_loop()
         cut = loop.call_later(times.deadline_s, self._cut, runtime)
         if self._acceptor is not None:
-            place = self._place
-            await self._acceptor.finish(last=place is None or self._orphaned or place.loads.ending)
+            last = self._place is None or self._orphaned or self._place.loads.ending
+            # only where there was a delay is there a balancer, and with it another gateway to go to
+            await self._acceptor.finish(last, HANDSHAKES_S if times.delay_s else 0.0)
         await listener.close(times.deadline_s + CUT_S)
         cut.cancel()
 

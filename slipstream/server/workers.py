@@ -167,7 +167,12 @@ class Supervisor:
     def _handle(self, number: int) -> None:
         now = time.monotonic()
         if number == signal.SIGHUP and not self._stopping:
-            if self.reload():
+            try:
+                good = self.reload()
+            except Exception:  # it must not end the gateway
+                log.exception("configuration not reloaded")
+                good = False
+            if good:
                 self._send(signal.SIGHUP)
         elif number in STOPS and not self._stopping:
             self._stopping = True

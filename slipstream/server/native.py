@@ -18,6 +18,7 @@ from .acceptor import Accept, Listening
 from .app import App
 from .listener import Listener, ListenerLimits
 from .native_connection import ENDPOINTS, NativeConnection
+from .native_exchange import Turns
 
 __all__ = ["NativeConnection", "NativeListener"]
 
@@ -45,6 +46,7 @@ class NativeListener:
         """Used by all connections, one at a time: it holds nothing between two calls of ``_begin``."""
         self.heads: dict[Block, bytes] = {}
         """Heads of ordinary answers up to the request id, made this second."""
+        self.heavy = Turns(self.loop)
         self.closing = False
         self.paused: set[NativeConnection] = set()
         """Connections that are not read for the time being."""

@@ -45,6 +45,8 @@ log = logging.getLogger("slipstream.server")
 ENDPOINTS = tuple(Endpoint)
 LINGER_S = 2.0
 """How long we read and drop after an error answer, so that the client gets to read it (RFC 9112 9.6)."""
+HEAVY_BYTES = 1024 * 1024
+"""Larger bodies are joined and begun one in each turn of the loop."""
 TURN_BYTES = 256 * 1024
 """Of one body per turn of the loop: libuv alone would take 8 MB from each socket that has them (R23)."""
 QUEUED_MAX = 64 * 1024
@@ -275,12 +277,15 @@ class NativeConnection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _whole(self, rest: bytes) -> None:
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
+        parts, self._parts = self._parts, []
         self._chunks = None
         self._need = 0
         self._buffer = rest
-        self._serve(body)
+        if self._body_bytes > HEAVY_BYTES and self._exchange is not None and self._error is None:
+            self._exchange.parts = parts
+            self._serve(b"")
+        else:
+            self._serve(parts[0] if len(parts) == 1 else b"".join(parts))
         if self._task is None:
             self._advance()
 

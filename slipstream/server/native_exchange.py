@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,39 @@ REASONS: Mapping[int, bytes] = {
 }  # fmt: skip
 
 
+class Turns:
+    """Lets one through in each turn of the event loop, in the order in which they came."""
+
+    __slots__ = ("_loop", "_taken", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._taken = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def turn(self) -> None:
+        if not self._taken:
+            self._taken = True
+            self._loop.call_soon(self._next)
+            return
+        waiter = self._loop.create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def _next(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                self._loop.call_soon(self._next)
+                return
+        self._taken = False
+
+
 class NativeExchange:
     """One request and its answer (``engine.Exchange``)."""
 
-    __slots__ = ("_chunked", "_conn", "_encoding", "_origin", "_plain", "data", "request_id", "started")
+    __slots__ = ("_chunked", "_conn", "_encoding", "_origin", "_plain", "data", "parts", "request_id", "started")
 
     def __init__(self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None) -> None:
         self._conn = conn
@@ -44,10 +74,16 @@ class NativeExchange:
         """Its heads differ from others' in nothing but the request id."""
         self._origin = origin
         self.data = b""
+        self.parts: list[bytes] | None = None
+        """In place of ``data``: a large body, still in pieces."""
         self.request_id = request_id
         self.started = False
 
     async def body(self) -> bytes:
+        if self.parts is not None:
+            # joining, checking and sending a large body takes milliseconds: one of them in each turn of the loop (R23)
+            await self._conn.listener.heavy.turn()
+            self.data, self.parts = b"".join(self.parts), None
         if self._encoding is None:
             return self.data
         return inflate(self.data, self._encoding.decode("latin-1"), self._conn.listener.limits.max_body_bytes)

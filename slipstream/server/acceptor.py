@@ -134,13 +134,13 @@ class Acceptor:
         just connected cannot know that we end.
 
         ``last``: nobody goes on with this socket. When it is closed the kernel resets the connections that it has made
-        and nobody accepted, so these are taken, and no new ones let in meanwhile. ``handshakes_s``: how long to wait
-        for those that are half made.
+        and nobody accepted, so these are taken. ``handshakes_s``: no new ones are let in, and those that are half made
+        are waited for so long.
         """
         if last:
             self._loop.remove_reader(self._sock.fileno())
-            turn_away(self._sock)
             if handshakes_s:
+                turn_away(self._sock)
                 await asyncio.sleep(handshakes_s)
             while self._take():
                 pass

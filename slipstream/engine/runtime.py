@@ -68,7 +68,7 @@ class Active:
 
     def __init__(self, snapshot: Snapshot, outbound: Mapping[str, Outbound], shared: SharedTable) -> None:
         self.snapshot = snapshot
-        self.routes = RouteTable(snapshot, lambda name: row_of(shared, name))
+        self.routes = RouteTable(snapshot, lambda name: row_of(shared, name), shared.table)
         self.cooldowns = Cooldowns(shared.table)
         self.outbound = outbound
         self.redact = Redactor(_secrets(snapshot))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from slipstream._fast import COMPILED
 from tests.aio import RawClient, run, until
 from tests.harness import CHAT, KEY, chat_body, config, gateway, to
 from tests.upstreams import CHUNKED, Peer, ok, upstream
@@ -21,6 +22,8 @@ DONE = b"data: [DONE]\n\n"
 pairs = pytest.mark.parametrize(
     ("listener", "transport"), [("native", "native"), ("aiohttp", "native"), ("native", "aiohttp")]
 )
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="the pure twin is a specification: it does not bear load")
 
 
 def chunk(data: bytes) -> bytes:

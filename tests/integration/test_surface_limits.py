@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from slipstream._fast import COMPILED
 from slipstream.mock.app import MockServer
 from tests.aio import run
 from tests.harness import (
@@ -202,6 +203,7 @@ def test_decompressed_size_is_what_counts() -> None:
 # ------------------------------------------------------------------ many
 
 
+@pytest.mark.skipif(not COMPILED, reason="the pure twin takes seconds to check 10 MB")
 def test_health_answers_under_large_bodies() -> None:
     """R23, in small: 20 bodies of 10 MB are in flight, and /health answers in under 50 ms. Client, provider, probe and
     gateway share the machine's cores here, and what they wait for each other is in the figure too: the best of three.

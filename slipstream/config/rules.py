@@ -42,12 +42,21 @@ _REGION = re.compile(r"[0-9A-Za-z-]+\Z")
 
 
 def name(value: str) -> str | None:
-    """A provider's name: a metric label and a log field (Q40)."""
+    """A name that becomes a metric label and a log field (Q40)."""
     if _CONTROL.search(value) or value != value.strip():
         return "must not contain control characters or begin or end with white space"
     if len(value) > MAX_NAME_CHARS:
         return f"is longer than {MAX_NAME_CHARS} characters; shorten it"
     return None
+
+
+def provider_name(value: str) -> str | None:
+    """A name that also goes into a response header (``x-slipstream-provider``), which has no room for more than
+    ASCII.
+    """
+    if not value.isascii():
+        return "must be plain ASCII: it goes into a response header"
+    return name(value)
 
 
 def model(value: str) -> str | None:

@@ -88,7 +88,7 @@ class MockFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
 class ProviderFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """One provider: where it is, what it serves, how it is spoken to."""
 
-    name: Annotated[str, _doc("Unique; appears in metrics and logs.", rules.name)]
+    name: Annotated[str, _doc("Unique; appears in metrics, logs and a response header.", rules.provider_name)]
     type: Annotated[str, _doc("How it is spoken to; openai fits every OpenAI-compatible API.")] = "openai"
     api_base: Annotated[
         str | None, _doc("Root of its API, as the OpenAI SDK's base_url; each type may have a default.", rules.url)

@@ -352,3 +352,14 @@ def test_nothing_that_was_read_shows_a_key(tmp_path: Path) -> None:
     assert loaded.snapshot.providers[0].headers["X-A"].reveal() == CANARY
     for shown in (repr(config), str(config), repr(loaded), f"{loaded.snapshot}"):
         assert CANARY not in shown
+
+
+def test_a_provider_name_fits_into_a_header(tmp_path: Path) -> None:
+    """It is sent as x-slipstream-provider: what latin-1 or ASCII cannot spell is refused at the start, not at a
+    request.
+    """
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "providers:\n  - {name: 供应商, api_base: https://a.example/v1, api_key: k}\n")
+    assert caught.value.problems == [
+        "config.yaml:2: providers[0].name: must be plain ASCII: it goes into a response header"
+    ]

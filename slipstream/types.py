@@ -12,6 +12,10 @@ Clock = Callable[[], float]
 """Seconds of a monotonic clock. Time is always an argument, so tests can hold it still."""
 
 
+NANOS = 1_000_000_000
+"""Nanoseconds of a second: the shared table counts in them."""
+
+
 class Endpoint(IntEnum):
     """The inbound endpoints of the data plane; the value indexes tables."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from slipstream.server import native, process
-from slipstream.server.listener import ListenerLimits
+from slipstream.server.limits import ListenerLimits
 from slipstream.server.native import NativeConnection
 from tests.aio import RawClient, until
 from tests.harness import CHAT, KEY, Gateway, chat_body, config, gateway, to

@@ -135,7 +135,7 @@ class Client:
         self.url, self.headers = transport.prepare(url, headers)
 
     async def send(self, body: bytes = b"{}", connect_s: float = 5.0) -> UpstreamReply:
-        return await self.transport.send(UpstreamRequest("p", self.url, self.headers, body, connect_s))
+        return await self.transport.send(UpstreamRequest(self.url, self.headers, body, connect_s))
 
     async def get(self) -> UpstreamReply:
         return await self.transport.get(self.url, self.headers, connect_s=5.0)
@@ -192,3 +192,9 @@ async def client(
             await until(lambda: transport.stats()["connections_open"] == 0)
             await until(lambda: all(pool._connecting == 0 and not pool._waiters for pool in transport._pools.values()))
         await until(lambda: not [t for t in asyncio.all_tasks() - tasks if "serve" not in repr(t.get_coro())])
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from ..obs.metrics import NANOS
-from ..types import FailureClass
+from ..types import NANOS, FailureClass
 from .context import RequestContext
 from .runtime import Active, Runtime
 

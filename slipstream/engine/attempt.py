@@ -50,9 +50,7 @@ async def attempt(
             if limit < timeouts.total_s:
                 dog.arm("first_byte", limit)
             try:
-                reply = await outbound.transport.send(
-                    UpstreamRequest(provider.name, url, headers, body, timeouts.connect_s)
-                )
+                reply = await outbound.transport.send(UpstreamRequest(url, headers, body, timeouts.connect_s))
             finally:
                 ctx.header_s = clock() - sent
                 ctx.upstream_s += ctx.header_s
@@ -62,8 +60,9 @@ async def attempt(
                 head = _headers(outbound.stream_headers, ctx)
                 await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, head)
             else:
-                whole = reply.take() if reply.complete else None
-                if whole is None:
+                if reply.complete:
+                    whole = reply.take()
+                else:
                     whole = await read_whole(ctx, reply, dog, timeouts.idle_s, MAX_REPLY_BYTES, clock)
                 usage = check_reply(call.endpoint, whole, provider=provider.name)
                 exchange.reply(200, _headers(outbound.whole_headers, ctx), whole)

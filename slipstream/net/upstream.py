@@ -16,10 +16,9 @@ class UpstreamRequest:
     """One attempt on the wire. ``url`` and ``headers`` are prepared by the transport (``prepare``) and opaque here;
     ``body`` is what is sent."""
 
-    __slots__ = ("body", "connect_s", "headers", "origin", "url")
+    __slots__ = ("body", "connect_s", "headers", "url")
 
-    def __init__(self, origin: str, url: Any, headers: Any, body: bytes, connect_s: float) -> None:
-        self.origin = origin
+    def __init__(self, url: Any, headers: Any, body: bytes, connect_s: float) -> None:
         self.url = url
         self.headers = headers
         self.body = body

@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from .._fast import Series
+from ..types import NANOS
 from . import families as f
-from .metrics import NANOS, SEPARATOR
+from .metrics import SEPARATOR
 
 Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
 """Name, help text, label names, and label values with the value of each."""

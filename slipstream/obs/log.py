@@ -17,7 +17,6 @@ from ..wire.codec import dumps
 
 MAX_VALUE_CHARS = 400
 MAX_TRACEBACK_CHARS = 16_000
-LEVELS = ("debug", "info", "warning", "error")
 
 
 # DEL, C1 controls, line separators and direction marks: JSON allows them raw, terminals and line readers obey them.

@@ -13,14 +13,13 @@ from bisect import bisect_left
 from hashlib import blake2b
 
 from .._fast import KEY_MAX, Series, Tally
-from ..types import Endpoint, FailureClass
+from ..types import NANOS, Endpoint, FailureClass
 from . import families as f
 
 OTHER = "other"
 SEPARATOR = "\0"
 LABEL_BYTES = (64, 32)
 """Longer label values keep their beginning and a digest: the first of these lengths with which the key fits."""
-NANOS = 1_000_000_000
 
 CLIENT_GONE_STATUS = 499
 """What is counted when the client left before the answer was complete (nginx's convention)."""

@@ -10,12 +10,11 @@ When a rest ends stands in the shared table, so all workers keep it. Times are s
 from __future__ import annotations
 
 from .._fast import Table
-from ..types import FailureClass
+from ..types import NANOS, FailureClass
 
 BASE_S = 1.0
 """First rest (reliability.md Q11: 1 s doubling)."""
 MAX_S = 30.0
-NANOS = 1_000_000_000
 RETRYABLE = frozenset(
     {
         FailureClass.CONNECT,

@@ -13,11 +13,11 @@ from itertools import count
 
 from .. import _fast
 from ..config.snapshot import ProviderSpec, Snapshot, Target
+from ..types import NANOS
 from .weighted import cycle
 
 NOTHING: frozenset[int] = frozenset()
 """No row was tried yet."""
-NANOS = 1_000_000_000
 MAX_REMEMBERED = 1024
 """Pools remembered for names that are not in the configuration; the rest are computed again each time."""
 

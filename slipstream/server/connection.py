@@ -18,14 +18,13 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from .._fast import RequestGuard
+from .limits import LINGER_S, guard_for
 from .request import Fault, MalformedBody, Request
 
 if TYPE_CHECKING:
@@ -35,30 +34,10 @@ log = logging.getLogger("slipstream.server")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-LINGER_S = 2.0
-"""How long we read and drop after an error answer, so that the client gets to read it (RFC 9112 9.6)."""
-BODY_RATE_AFTER_S = 60.0
-"""From when on a body must have arrived at ``body_min_rate`` on average (Q30)."""
 QUEUE_MAX = 16
 """Pipelined requests waiting behind the one in progress; more stay in the socket (reading is paused)."""
 READ_BUFFER = 256 * 1024
 """Bytes of a body that wait for the handler before reading is paused (twice this in aiohttp)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerLimits:
-    """Sizes in bytes (Q31), times in seconds (Q30)."""
-
-    header_timeout_s: float = 10.0
-    body_idle_s: float = 30.0
-    body_min_rate: float = 1024.0
-    keepalive_s: float = 75.0
-    max_body_bytes: int = 67108864
-    max_target_bytes: int = 16384
-    max_field_bytes: int = 16384
-    max_fields_bytes: int = 65536
-    max_fields: int = 128
-    max_chunk_ext_bytes: int = 4096
 
 
 class Connection(RequestHandler):
@@ -88,14 +67,7 @@ class Connection(RequestHandler):
         self._max_msg_queue_size = QUEUE_MAX
         self._msg_queue_resume_size = QUEUE_MAX // 2
         self.listener = listener
-        self._guard = RequestGuard(
-            max_target=limits.max_target_bytes,
-            max_field=limits.max_field_bytes,
-            max_fields=limits.max_fields_bytes,
-            max_count=limits.max_fields,
-            max_body=limits.max_body_bytes,
-            max_chunk_ext=limits.max_chunk_ext_bytes,
-        )
+        self._guard = guard_for(limits)
         self._fault: Fault | None = None
         self._delivered = False
         self._payload: StreamReader = EMPTY_PAYLOAD
@@ -259,8 +231,7 @@ class Connection(RequestHandler):
         limits = self.listener.limits
         if not self._guard.in_body:
             return self._head_since + limits.header_timeout_s
-        rate_s = max(BODY_RATE_AFTER_S, self._body_bytes / limits.body_min_rate) if limits.body_min_rate else 1e9
-        return min(self._last_byte + limits.body_idle_s, self._body_since + rate_s)
+        return limits.body_deadline(self._body_since, self._body_bytes, self._last_byte)
 
     def _watch(self) -> None:
         """Have the timer run no later than the deadline. It is moved when it fires, not with every read."""

@@ -18,15 +18,14 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler
 
 from .acceptor import Accept, Listening
-from .connection import Connection, Handler, ListenerLimits, log
+from .connection import Connection, Handler, log
 from .faults import where
+from .limits import CANCEL_S, ListenerLimits
 from .request import BAD, MalformedBody, Request
 
 __all__ = ["Listener", "ListenerLimits", "MalformedBody"]
 
 BACKLOG = 1024
-CANCEL_S = 1.0
-"""How long ``close`` waits for handlers that it cancelled."""
 
 
 class Listener:

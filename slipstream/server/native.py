@@ -16,7 +16,8 @@ from .._fast import RequestHead
 from ..wire.headers import Block
 from .acceptor import Accept, Listening
 from .app import App
-from .listener import Listener, ListenerLimits
+from .limits import CANCEL_S, ListenerLimits
+from .listener import Listener
 from .native_connection import ENDPOINTS, NativeConnection
 from .native_exchange import Turns
 
@@ -29,7 +30,6 @@ SWEEP_S = 1.0
 PAUSED_S = 0.05
 """How often connections are looked at that are not read, so that we cannot see them end (R1: 100 ms)."""
 HEADS_MAX = 64
-CANCEL_S = 1.0
 GONE = getattr(select, "POLLRDHUP", 0)
 
 

@@ -34,7 +34,8 @@ from ..wire.headers import block
 from ..wire.openai_errors import error_body
 from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, malformed
 from .faults import where
-from .native_exchange import CONTINUE, Dechunker, NativeExchange, guard_for, peer_of
+from .limits import LINGER_S, guard_for
+from .native_exchange import CONTINUE, Dechunker, NativeExchange, peer_of
 from .request import Fault
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipstream.server")
 
 ENDPOINTS = tuple(Endpoint)
-LINGER_S = 2.0
-"""How long we read and drop after an error answer, so that the client gets to read it (RFC 9112 9.6)."""
 HEAVY_BYTES = 1024 * 1024
 """Larger bodies are joined and begun one in each turn of the loop."""
 TURN_BYTES = 256 * 1024
@@ -55,8 +54,6 @@ WRITE_HIGH = 64 * 1024
 """Unsent bytes above which the upstream is no longer read (R33: at most 256 KiB a stream, with what waits there)."""
 SLOW_READER_S = 60.0
 """A client that takes nothing for this long is gone (Q30)."""
-BODY_RATE_AFTER_S = 60.0
-"""From when on a body must have arrived at ``body_min_rate`` on average (Q30)."""
 PARTS_MAX = 1024
 """Pieces of a body kept apart: many small ones would take more memory than what is in them."""
 NEVER = float("inf")
@@ -267,9 +264,8 @@ class NativeConnection(asyncio.Protocol):
         if self._turn_bytes >= TURN_BYTES and self.transport is not None:
             self.transport.pause_reading()
             self.listener.loop.call_soon(self._next_turn)
-        limits = self.listener.limits
-        slowest = max(BODY_RATE_AFTER_S, self._body_bytes / limits.body_min_rate) if limits.body_min_rate else NEVER
-        self.deadline = min(self.listener.loop.time() + limits.body_idle_s, self._body_since + slowest)
+        now = self.listener.loop.time()
+        self.deadline = self.listener.limits.body_deadline(self._body_since, self._body_bytes, now)
 
     def _next_turn(self) -> None:
         self._turn_bytes = 0

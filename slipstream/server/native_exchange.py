@@ -7,11 +7,9 @@ from collections import deque
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
-from .._fast import RequestGuard
 from ..engine.exchange import ClientGone
 from ..wire.headers import Block, block
 from .app import cors_headers
-from .connection import ListenerLimits
 from .inflate import inflate
 
 if TYPE_CHECKING:
@@ -152,17 +150,6 @@ class NativeExchange:
         if plain:
             listener.remember(headers, head)
         return head
-
-
-def guard_for(limits: ListenerLimits) -> RequestGuard:
-    return RequestGuard(
-        max_target=limits.max_target_bytes,
-        max_field=limits.max_field_bytes,
-        max_fields=limits.max_fields_bytes,
-        max_count=limits.max_fields,
-        max_body=limits.max_body_bytes,
-        max_chunk_ext=limits.max_chunk_ext_bytes,
-    )
 
 
 def peer_of(transport: asyncio.BaseTransport | None) -> str:

@@ -38,7 +38,8 @@ from .acceptor import Acceptor, Factory
 from .app import App, malformed_body
 from .drain import CUT_S, DEFAULT_DRAIN, HANDSHAKES_S, Drain
 from .heartbeat import Heartbeat
-from .listener import Listener, ListenerLimits
+from .limits import ListenerLimits
+from .listener import Listener
 from .native import NativeListener
 from .workers import Place
 

@@ -32,7 +32,8 @@ from slipstream.config.snapshot import ProviderSpec, RoutingSpec, ServerSpec, Sn
 from slipstream.engine.runtime import Runtime
 from slipstream.server import native, native_connection
 from slipstream.server.app import App
-from slipstream.server.listener import Listener, ListenerLimits
+from slipstream.server.limits import ListenerLimits
+from slipstream.server.listener import Listener
 from slipstream.server.native import NativeListener
 from slipstream.server.process import make_transport
 from slipstream.types import Endpoint, Secret
@@ -579,7 +580,7 @@ def test_slow_clients() -> None:
 
 
 def test_a_trickled_body_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slipstream.server.connection.BODY_RATE_AFTER_S", 0.2)
+    monkeypatch.setattr("slipstream.server.limits.BODY_RATE_AFTER_S", 0.2)
 
     async def main() -> None:
         async with listening() as server:

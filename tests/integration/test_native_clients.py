@@ -19,18 +19,12 @@ from tests.hotpath import (
     event,
     flood,
     hot,
-    native_connections,
     reply,
     serving,
     statuses,
     talk,
 )
 from tests.upstreams import CHUNKED, Peer, Up
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[NativeConnection]:
-    return native_connections(monkeypatch)
 
 
 # ------------------------------------------------------------------ the client leaves, reads slowly, lingers

@@ -24,7 +24,6 @@ from tests.hotpath import (
     event,
     flood,
     hot,
-    native_connections,
     numbered,
     serving,
     statuses,
@@ -33,11 +32,6 @@ from tests.hotpath import (
     users,
 )
 from tests.upstreams import CHUNKED, Peer
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[NativeConnection]:
-    return native_connections(monkeypatch)
 
 
 # ------------------------------------------------------------------ order
@@ -338,8 +332,7 @@ def test_slow_requests(kind: str, caplog: pytest.LogCaptureFixture) -> None:
 
 @both
 def test_a_trickled_body(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slipstream.server.connection.BODY_RATE_AFTER_S", 0.2)
-    monkeypatch.setattr("slipstream.server.native_connection.BODY_RATE_AFTER_S", 0.2)
+    monkeypatch.setattr("slipstream.server.limits.BODY_RATE_AFTER_S", 0.2)
 
     async def main() -> None:
         async with serving(kind, header_timeout_s=0.4) as (running, _):

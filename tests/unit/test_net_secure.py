@@ -21,17 +21,7 @@ from tests.upstreams import BOTH, Peer, answers, client, ok, upstream
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 # ------------------------------------------------------------------ TLS

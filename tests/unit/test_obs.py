@@ -22,10 +22,10 @@ from slipstream.obs import families as f
 from slipstream.obs import log as obs_log
 from slipstream.obs.exposition import Gauge, cumulative, read, render
 from slipstream.obs.log import MAX_VALUE_CHARS, JsonFormatter, Throttle
-from slipstream.obs.metrics import NANOS, Metrics, series_key
+from slipstream.obs.metrics import Metrics, series_key
 from slipstream.obs.redact import MASK, Redactor
 from slipstream.state.table import SharedTable, open_table
-from slipstream.types import Endpoint, FailureClass, Secret
+from slipstream.types import NANOS, Endpoint, FailureClass, Secret
 
 fuzz = settings(deadline=None, derandomize=True, max_examples=120)
 CANARY = "Zq7-canary value/with+signs=="

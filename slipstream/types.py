@@ -22,10 +22,14 @@ class Endpoint(IntEnum):
     CHAT = 0
     COMPLETIONS = 1
     EMBEDDINGS = 2
+    RESPONSES = 3
+    MESSAGES = 4
+    COUNT_TOKENS = 5
+    INFER = 6
 
     @property
     def path(self) -> str:
-        """The path on our own surface, which is OpenAI's."""
+        """The path on our own surface, which is that of whose dialect it speaks."""
         return _PATHS[self]
 
     @property
@@ -34,7 +38,15 @@ class Endpoint(IntEnum):
         return _PATHS[self]
 
 
-_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/infer",
+)
 
 
 class FailureClass(IntEnum):
@@ -59,6 +71,16 @@ class FailureClass(IntEnum):
     CLIENT_ERROR = 9
     """A 4xx that says something about the request, not about the target."""
     CLIENT_GONE = 10
+    QUOTA = 11
+    """Money or a plan ran out: coming back soon does not help, asking somebody else does."""
+    NOT_FOUND = 12
+    """The model or deployment does not exist there."""
+    PERMISSION = 13
+    """The credentials are good and do not allow this."""
+    CONTEXT = 14
+    """The prompt is longer than the model's window."""
+    CONTENT_FILTER = 15
+    """The provider refused the prompt for what is in it."""
 
     @property
     def label(self) -> str:

@@ -14,6 +14,7 @@ from ._pure.layout import DEFAULT_SIZES, KEY_MAX, WORKERS, Sizes, TableError
 
 if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
     try:
+        from .eventstream import M_BROKEN, M_ERROR, M_EVENT, M_EXCEPTION, M_OTHER, EventStream
         from .head import (
             H_ACCEPT,
             H_API_KEY,
@@ -25,7 +26,7 @@ if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
             H_TIMEOUT,
             RequestHead,
         )
-        from .http1 import RequestGuard
+        from .http1 import BodyBuffer, RequestGuard
         from .jsonreply import (
             R_CHOICES,
             R_CONTENT,
@@ -72,6 +73,7 @@ if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
         from .sse import F_COMMENT, F_DATA, F_ERROR_FIELD, F_EVENT, F_ID, F_LIMIT, F_MULTI, F_RETRY, F_STRAY, SseFramer
         from .table import Table
         from .tally import Tally
+        from .usage import usage_counts
 
         COMPILED = True
     except ImportError:
@@ -80,6 +82,7 @@ else:
     COMPILED = False
 
 if not COMPILED and not TYPE_CHECKING:
+    from ._pure.eventstream import M_BROKEN, M_ERROR, M_EVENT, M_EXCEPTION, M_OTHER, EventStream
     from ._pure.head import (
         H_ACCEPT,
         H_API_KEY,
@@ -91,7 +94,7 @@ if not COMPILED and not TYPE_CHECKING:
         H_TIMEOUT,
         RequestHead,
     )
-    from ._pure.http1 import RequestGuard
+    from ._pure.http1 import BodyBuffer, RequestGuard
     from ._pure.jsonreply import (
         R_CHOICES,
         R_CONTENT,
@@ -149,6 +152,7 @@ if not COMPILED and not TYPE_CHECKING:
     )
     from ._pure.table import Table
     from ._pure.tally import Tally
+    from ._pure.usage import usage_counts
 
 
 __all__ = [
@@ -189,6 +193,11 @@ __all__ = [
     "K_PROMPT",
     "K_STREAM",
     "K_STREAM_OPTIONS",
+    "M_BROKEN",
+    "M_ERROR",
+    "M_EVENT",
+    "M_EXCEPTION",
+    "M_OTHER",
     "NULL",
     "NUMBER",
     "OBJECT",
@@ -203,6 +212,8 @@ __all__ = [
     "STRING",
     "TRUE",
     "WORKERS",
+    "BodyBuffer",
+    "EventStream",
     "JsonError",
     "Pool",
     "ReplyScan",
@@ -219,4 +230,5 @@ __all__ = [
     "Tally",
     "decode_string",
     "scan_request",
+    "usage_counts",
 ]

@@ -151,6 +151,10 @@ class ServerFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     max_body_bytes: Annotated[
         int, Meta(ge=1024, le=MAX_BODY_BYTES, description="The largest request body, decompressed.")
     ] = 64 * 1024 * 1024
+    heartbeat_s: Annotated[
+        Annotated[float, Meta(ge=0, le=MAX_TIMEOUT_S)],
+        _doc("Seconds of silence after which a stream gets a heartbeat; 0 turns them off."),
+    ] = 15.0
     log_level: LogLevel = "info"
     access_log: Annotated[bool, _doc("One line per request.")] = False
     state_dir: Annotated[
@@ -162,6 +166,9 @@ class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     """How a provider is chosen, and what happens when it fails."""
 
     policy: Annotated[Policy | None, _doc("Without it the variable ROUTER_POLICY, else weighted_round_robin.")] = None
+    strict_params: Annotated[
+        bool, _doc("Refuse requests with settings that the provider has no words for, instead of reporting them.")
+    ] = False
     retries: Annotated[int, Meta(ge=0, le=10, description="Further attempts after the first.")] = 2
     fallbacks: Annotated[dict[ModelName, list[ModelName]], _doc("Model -> models that are tried after it.")] = field(
         default_factory=dict

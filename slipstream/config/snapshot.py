@@ -130,17 +130,21 @@ class ServerSpec:
     cors: Cors = Cors()
     log_level: str = "info"
     access_log: bool = False
+    heartbeat_s: float = 15.0
+    """Silence after which a stream gets a heartbeat; 0: never (R19)."""
     state_dir: str | None = None
     admin_token: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingSpec:
-    """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it."""
+    """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it;
+    ``strict_params``: what a provider cannot express is refused, not reported (R65)."""
 
     policy: str = "weighted_round_robin"
     retries: int = 2
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    strict_params: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,36 @@ TypeMismatch = msgspec.ValidationError
 
 
 def loads(data: bytes) -> Any:
-    """Decode one JSON document (UTF-8). Raises ``DecodeError`` (a ``ValueError``)."""
-    return orjson.loads(data)
+    """Decode one JSON document (UTF-8). Raises ``DecodeError`` (a ``ValueError``).
+
+    Half a surrogate pair, as an escape, is legal (RFC 8259 section 8.2) and occurs where a provider cuts text between
+    two tokens; orjson refuses it, so a document with such an escape gets a second chance.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if b"\\ud" not in data and b"\\uD" not in data:
+            raise
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 def dumps(value: Any) -> bytes:
-    """Encode compactly as UTF-8. Raises ``TypeError`` for what JSON has no form for."""
-    return orjson.dumps(value)
+    """Encode compactly as UTF-8. Raises ``TypeError`` for what JSON has no form for, and for more than 254 levels
+    (fewer than ``loads`` takes). Half a surrogate pair is written as the escape that it came as.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        if "surrogates" not in str(error):
+            raise
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def decoder(kind: type[T]) -> Callable[[bytes], T]:

@@ -152,10 +152,18 @@ def _fields(value: Any) -> dict[str, Any] | None:
         return None
     message = inner.get("message", inner.get("detail"))
     if isinstance(message, dict | list):
-        message = dumps(message).decode()
+        message = _text(message)
     if not isinstance(message, str) or not message.strip():
         return None
     return {**inner, "message": message}
+
+
+def _text(value: object) -> str:
+    """A JSON value as text; nothing for one that is nested too deeply to be written."""
+    try:
+        return dumps(value).decode()
+    except TypeError:
+        return ""
 
 
 def _status_in(fields: dict[str, Any]) -> int:
@@ -190,7 +198,7 @@ def _make(
     }
     for name in _EXTRA_FIELDS:
         extra = fields.get(name)
-        if extra is not None and len(dumps(extra)) <= _MAX_EXTRA_BYTES:
+        if extra is not None and 0 < len(_text(extra)) <= _MAX_EXTRA_BYTES:
             shown[name] = extra
     return UpstreamError(
         message,

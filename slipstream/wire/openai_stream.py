@@ -29,9 +29,10 @@ from .._fast import (
     ReplyScan,
     SseFramer,
 )
-from ..errors import MalformedReply, TransportError, UpstreamError
+from ..errors import GatewayError, MalformedReply, TransportError, UpstreamError
 from ..types import Endpoint
-from .openai_errors import read_error_in_200
+from .openai_errors import error_event, read_error_in_200
+from .usage import Usage, read_openai_usage
 
 DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
@@ -41,6 +42,7 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 class StreamTap:
     """Reads one upstream stream. ``content_events`` counts events with content (an estimate of tokens, R8)."""
 
+    reads_json = False
     __slots__ = (
         "_framer",
         "_keep_usage",
@@ -68,6 +70,14 @@ class StreamTap:
     def committed(self) -> bool:
         """Whether something came that the client must see: content, a finish reason or the end (R9)."""
         return self.content_events > 0 or self.finished or self.done
+
+    def read_usage(self) -> Usage | None:
+        """What the stream said was used; ``None`` if it said nothing usable."""
+        return None if self.usage is None else read_openai_usage(self.usage)
+
+    def error(self, error: GatewayError) -> bytes:
+        """The in-band error. No ``[DONE]`` follows it: clients take that for success."""
+        return error_event(error)
 
     def over(self) -> bool:
         """Whether nothing more is to be read: the stream ended well or it failed."""
@@ -170,8 +180,8 @@ class StreamTap:
         return MalformedReply(f"the provider {self._provider!r} sent something that is not an event stream")
 
 
-def check_reply(endpoint: Endpoint, body: bytes, *, provider: str) -> bytes | None:
-    """Check a whole 2xx reply and return its ``usage`` object's bytes, if it has one.
+def check_reply(endpoint: Endpoint, body: bytes, *, provider: str) -> Usage | None:
+    """Check a whole 2xx reply and return its usage, if it says any.
 
     Raises ``UpstreamError`` when the reply is an error in disguise (OpenRouter answers 200 with an error body) and
     ``MalformedReply`` when it is not what the endpoint promises (R66).
@@ -186,4 +196,4 @@ def check_reply(endpoint: Endpoint, body: bytes, *, provider: str) -> bytes | No
     if not found & wanted:
         missing = "data" if wanted == R_DATA else "choices"
         raise MalformedReply(f"the provider {provider!r} sent a reply without {missing!r}")
-    return body[scan.usage_start : scan.usage_end] if found & R_USAGE else None
+    return read_openai_usage(body, scan.usage_start, scan.usage_end) if found & R_USAGE else None

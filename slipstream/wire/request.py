@@ -11,6 +11,9 @@ refused (Q41), because two parsers may pick different ones.
 from __future__ import annotations
 
 import re
+from typing import Any
+
+import msgspec
 
 from .._fast import (
     ABSENT,
@@ -41,25 +44,36 @@ from .codec import dumps
 MAX_MODEL_BYTES = 256
 _MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:@+-]|/(?![/.]))*")
 _DECISIVE = (K_MODEL, K_STREAM, K_STREAM_OPTIONS, K_MESSAGES, K_PROMPT, K_INPUT)
-_SUBJECT = {Endpoint.CHAT: K_MESSAGES, Endpoint.COMPLETIONS: K_PROMPT, Endpoint.EMBEDDINGS: K_INPUT}
+_SUBJECT = {
+    Endpoint.CHAT: K_MESSAGES,
+    Endpoint.COMPLETIONS: K_PROMPT,
+    Endpoint.EMBEDDINGS: K_INPUT,
+    Endpoint.RESPONSES: K_INPUT,
+    Endpoint.MESSAGES: K_MESSAGES,
+    Endpoint.COUNT_TOKENS: K_MESSAGES,
+    Endpoint.INFER: K_PROMPT,
+}
+_ASKED = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
+"""Where usage in a stream must be asked for."""
+_STREAMLESS = frozenset({Endpoint.EMBEDDINGS, Endpoint.COUNT_TOKENS})
 _RENAMABLE = {"max_tokens": K_MAX_TOKENS, "max_completion_tokens": K_MAX_COMPLETION_TOKENS}
 
 Edit = tuple[int, int, bytes]
 """Replace ``body[start:end]`` by the bytes."""
 
 
-class Call:
-    """One inbound request. ``model`` is the public name; ``wants_usage``: the client asked for usage in a stream."""
+class Call(msgspec.Struct):
+    """One inbound request. ``model`` is the public name (empty where an endpoint may leave it out); ``wants_usage``:
+    the client asked for usage in a stream; ``canonical``: once decoded, the request in the canonical shape, what that
+    has no place for, and the client's own decoded body."""
 
-    __slots__ = ("body", "endpoint", "model", "scan", "stream", "wants_usage")
-
-    def __init__(self, endpoint: Endpoint, body: bytes, scan: RequestScan, model: str, stream: bool) -> None:
-        self.endpoint = endpoint
-        self.body = body
-        self.scan = scan
-        self.model = model
-        self.stream = stream
-        self.wants_usage = scan.include_usage == TRUE
+    endpoint: Endpoint
+    body: bytes
+    scan: RequestScan
+    model: str
+    stream: bool
+    wants_usage: bool = False
+    canonical: tuple[dict[str, Any], list[str], dict[str, Any]] | None = None
 
     def subject_span(self) -> tuple[int, int]:
         """Where the messages (or the prompt, or the input) are in the body."""
@@ -79,7 +93,8 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
     model = scan.plain_model(body, _SUBJECT[endpoint])
     if model is None:
         model = _examine(endpoint, body, scan)
-    return Call(endpoint, body, scan, model, scan.kind(K_STREAM) == TRUE and endpoint is not Endpoint.EMBEDDINGS)
+    stream = scan.kind(K_STREAM) == TRUE and endpoint not in _STREAMLESS
+    return Call(endpoint, body, scan, model, stream, stream and scan.include_usage == TRUE)
 
 
 def _examine(endpoint: Endpoint, body: bytes, scan: RequestScan) -> str:
@@ -89,12 +104,12 @@ def _examine(endpoint: Endpoint, body: bytes, scan: RequestScan) -> str:
             if scan.duplicates >> key & 1:
                 name = KEYS[key]
                 raise ClientError(f"The key {name!r} occurs more than once; send it once.", param=name)
-    model = _model(body, scan)
+    model = "" if endpoint is Endpoint.INFER and scan.kind(K_MODEL) in (ABSENT, NULL) else _model(body, scan)
     subject = _SUBJECT[endpoint]
-    if scan.kind(subject) == ABSENT:
+    if scan.kind(subject) == ABSENT and endpoint is not Endpoint.RESPONSES:  # a stored prompt may stand for the input
         name = KEYS[subject]
         raise ClientError(f"Missing required parameter: {name!r}.", param=name, code="missing_required_parameter")
-    if endpoint is Endpoint.CHAT and scan.kind(K_MESSAGES) != ARRAY:
+    if subject == K_MESSAGES and scan.kind(K_MESSAGES) != ARRAY:
         raise ClientError("'messages' must be an array of messages.", param="messages", code="invalid_type")
     if scan.kind(K_STREAM) not in (ABSENT, TRUE, FALSE, NULL):
         raise ClientError("'stream' must be true or false.", param="stream", code="invalid_type")
@@ -144,6 +159,7 @@ def outbound_body(
         return call.body
     scan = call.scan
     edits: list[Edit] = []
+    ask_usage = ask_usage and call.endpoint in _ASKED
     if upstream_model != call.model:
         edits.append((scan.start(K_MODEL), scan.end(K_MODEL), dumps(upstream_model)))
     if ask_usage and call.stream and not call.wants_usage:

@@ -6,8 +6,11 @@ are parts, not additions), so they are taken apart here and never added up again
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from .._fast import usage_counts
 from .codec import DecodeError, TypeMismatch, decoder, loads
 
 
@@ -40,7 +43,12 @@ MAX_TOKENS = 1 << 40
 
 class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    """OpenRouter's: written to the provider's cache, a part of the prompt that was not read from it."""
     reasoning_tokens: int | None = None
+
+
+_NO_DETAILS = _Details()
 
 
 class _Counts(msgspec.Struct, gc=False):
@@ -58,50 +66,101 @@ class _Counts(msgspec.Struct, gc=False):
 _read = decoder(_Counts)
 
 
-def read_openai_usage(span: bytes) -> Usage | None:
-    """A ``usage`` object of the OpenAI family; ``None`` if it has no usable counts.
+def read_openai_usage(data: bytes, start: int = 0, end: int = -1) -> Usage | None:
+    """The object ``data[start:end]``, a ``usage`` object of the OpenAI family; ``None`` if it has no usable counts.
 
     Details are clamped to what they are part of: Azure-hosted Grok reports more cached than prompt tokens
     (PROTOCOLS.md 1.4).
     """
+    found = usage_counts(data, start, end)
+    if found is not None:
+        return _split(*found)
+    span = data[start:] if end == -1 else data[start:end]
     try:
         counts = _read(span)
     except TypeMismatch:
-        counts = _salvage(span)
+        counts = _salvage(loads(span))
     except DecodeError:
         return None
-    prompt, completion = _valid(counts.prompt_tokens), _valid(counts.completion_tokens)
-    if prompt is None and completion is None:
+    return _buckets(counts)
+
+
+def usage_from(value: object) -> Usage | None:
+    """The same for an object that is decoded already."""
+    return _buckets(_salvage(value)) if isinstance(value, dict) else None
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """``usage`` as OpenAI's object: cached tokens are a part of the prompt, reasoning a part of the completion. What
+    was written to a cache has no name there; it goes by OpenRouter's, beside the part that was read."""
+    inputs = {"cached_tokens": usage.cache_read}
+    if usage.cache_write:
+        inputs["cache_write_tokens"] = usage.cache_write
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": inputs,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def _buckets(counts: _Counts) -> Usage | None:
+    inputs, outputs = counts.prompt_tokens_details or _NO_DETAILS, counts.completion_tokens_details or _NO_DETAILS
+    cached = _valid(inputs.cached_tokens)
+    if cached < 0:
+        cached = max(_valid(counts.cached_tokens), 0) or _valid(counts.prompt_cache_hit_tokens)
+    return _split(
+        _valid(counts.prompt_tokens),
+        _valid(counts.completion_tokens),
+        _valid(counts.total_tokens),
+        cached,
+        _valid(inputs.cache_write_tokens),
+        _valid(outputs.reasoning_tokens),
+    )
+
+
+def _split(prompt: int, completion: int, total: int, cached: int, written: int, reasoning: int) -> Usage | None:
+    """Disjoint buckets of OpenAI's overlapping counts; -1 is for what was not said."""
+    if prompt >= 0 and completion >= 0 and cached <= 0 and written <= 0 and reasoning <= 0:
+        return Usage(prompt, 0, 0, completion, 0, "provider")  # nothing to take apart
+    if prompt < 0 and completion < 0:
         return None
-    prompt, completion = prompt or 0, completion or 0
-    inputs, outputs = counts.prompt_tokens_details, counts.completion_tokens_details
-    cached = _valid(inputs.cached_tokens) if inputs is not None else None
-    if cached is None:
-        cached = _valid(counts.cached_tokens) or _valid(counts.prompt_cache_hit_tokens) or 0
-    cached = min(cached, prompt)
-    reasoning = (_valid(outputs.reasoning_tokens) if outputs is not None else None) or 0
-    if reasoning and counts.total_tokens == prompt + completion + reasoning:
-        completion += reasoning  # xAI counts reasoning outside of completion (PROTOCOLS.md 1.4)
-    reasoning = min(reasoning, completion)
-    return Usage(prompt - cached, cached, 0, completion - reasoning, reasoning, "provider")
+    prompt, completion = max(prompt, 0), max(completion, 0)
+    cached = min(max(cached, 0), prompt)
+    written = min(max(written, 0), prompt - cached)
+    if reasoning > 0:
+        if total == prompt + completion + reasoning:
+            completion += reasoning  # xAI counts reasoning outside of completion (PROTOCOLS.md 1.4)
+        reasoning = min(reasoning, completion)
+    else:
+        reasoning = 0
+    return Usage(prompt - cached - written, cached, written, completion - reasoning, reasoning, "provider")
 
 
-def _valid(number: int | None) -> int | None:
-    return number if number is not None and 0 <= number <= MAX_TOKENS else None
+def _valid(number: int | None) -> int:
+    """A count that may be believed, else -1."""
+    return number if number is not None and 0 <= number <= MAX_TOKENS else -1
 
 
-def _salvage(span: bytes) -> _Counts:
-    """What can be used of an object that has something else than a whole number where one belongs."""
-    value = loads(span)
-    if not isinstance(value, dict):
-        return _Counts()
+_NAMES = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "prompt_cache_hit_tokens")
+
+
+def _salvage(value: object) -> _Counts:
+    """What can be used of an object, also of one that has something else than a whole number where one belongs."""
     counts = _Counts()
-    for name in ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "prompt_cache_hit_tokens"):
+    if not isinstance(value, dict):
+        return counts
+    for name in _NAMES:
         setattr(counts, name, _whole(value.get(name)))
-    for name, inner in (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens")):
-        group = value.get(name)
-        if isinstance(group, dict):
-            setattr(counts, name, _Details(**{inner: _whole(group.get(inner))}))
+    inputs, outputs = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
+    if isinstance(inputs, dict):
+        counts.prompt_tokens_details = _Details(
+            cached_tokens=_whole(inputs.get("cached_tokens")),
+            cache_write_tokens=_whole(inputs.get("cache_write_tokens")),
+        )
+    if isinstance(outputs, dict):
+        counts.completion_tokens_details = _Details(reasoning_tokens=_whole(outputs.get("reasoning_tokens")))
     return counts
 
 

@@ -1,0 +1,130 @@
+"""A whole answer of Anthropic's as a canonical ``Reply`` (PROTOCOLS.md 1.3, 1.4, 2.3).
+
+Server tools (``server_tool_use`` and their results) are the provider's own business: not calls for the client; the text
+around them is kept. A refusal has no content, and its explanation is no answer of the model: it goes into ``extra``.
+
+The rule that must not be broken: a 2xx body that is not a message is an error (R66); fields of a message that are
+missing or of another type are survived (R61).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import MalformedReply
+from ..canonical import Json, Reply, make_id
+from ..codec import DecodeError, dumps, loads
+from .failures import is_error, read_failure
+from .stop import finish_reason
+from .usage import read_usage
+
+_TIERS = {"standard": "default", "priority": "priority"}
+
+
+def read_reply(body: bytes, provider: str) -> Reply:
+    """Raises ``UpstreamError`` for an error in disguise and ``MalformedReply`` for anything that is no message."""
+    try:
+        message = loads(body)
+    except DecodeError:
+        raise MalformedReply(f"the provider {provider!r} sent a reply that is not JSON") from None
+    if not isinstance(message, dict):
+        raise MalformedReply(f"the provider {provider!r} sent a reply that is not an object")
+    if is_error(message):
+        raise read_failure(message, body, provider=provider)
+    content = message.get("content")
+    if not isinstance(content, list):
+        if content is not None or message.get("type") != "message":
+            raise MalformedReply(f"the provider {provider!r} sent a reply without 'content'")
+        content = []
+    answer, calls = _message(content)
+    stop = text_of(message.get("stop_reason")) or None
+    choice: Json = {"index": 0, "message": answer, "finish_reason": finish_reason(stop, calls=calls)}
+    if stop is not None:
+        choice["native_finish_reason"] = stop
+    if isinstance(message.get("stop_sequence"), str):
+        choice["stop_sequence"] = message["stop_sequence"]
+    return Reply(
+        choices=[choice],
+        id=text_of(message.get("id")),
+        model=text_of(message.get("model")),
+        usage=read_usage(message.get("usage")),
+        extra=extra_of(message.get("usage"), message.get("stop_details")),
+    )
+
+
+def _message(content: list[Any]) -> tuple[Json, bool]:
+    """The assistant's message, and whether it calls tools."""
+    text, reasoning, thinking = "", "", list[Json]()
+    calls, notes = list[Json](), list[Json]()
+    for block in content:
+        match block:
+            case {"type": "text", "text": str(piece)}:
+                notes += web_citations(block.get("citations"), len(text), len(text) + len(piece))
+                text += piece
+            case {"type": "thinking"}:
+                piece = text_of(block.get("thinking"))
+                reasoning += piece
+                thinking += thinking_block(piece, block.get("signature"))
+            case {"type": "redacted_thinking", "data": str(data)}:
+                thinking.append({"type": "redacted_thinking", "data": data})
+            case {"type": "tool_use"}:
+                calls.append(tool_call(block))
+    message: Json = {"role": "assistant", "content": text if text or not calls else None}
+    for name, value in (
+        ("reasoning_content", reasoning),
+        ("thinking_blocks", thinking),
+        ("tool_calls", calls),
+        ("annotations", notes),
+    ):
+        if value:
+            message[name] = value
+    return message, bool(calls)
+
+
+# ------------------------------------------------------------------ shared with the reader
+def text_of(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def thinking_block(text: str, signature: object) -> list[Json]:
+    """The block as it must come back in the next turn; none without a signature, for it would be refused."""
+    if not isinstance(signature, str) or not signature:
+        return []
+    return [{"type": "thinking", "thinking": text, "signature": signature}]
+
+
+def tool_call(block: Json) -> Json:
+    """A ``tool_use`` block as OpenAI's call."""
+    given = block.get("input")
+    arguments = given if isinstance(given, str) and given else dumps(given if isinstance(given, dict) else {}).decode()
+    return {
+        "id": text_of(block.get("id")) or make_id("toolu_"),
+        "type": "function",
+        "function": {"name": text_of(block.get("name")), "arguments": arguments},
+    }
+
+
+def web_citations(citations: object, start: int, end: int) -> list[Json]:
+    """Citations of web pages as OpenAI's ``url_citation`` of the text from ``start`` to ``end``. Chat has no form for
+    places in a document of the request."""
+    notes = []
+    for citation in citations if isinstance(citations, list) else ():
+        if not isinstance(citation, dict):
+            continue
+        url = citation.get("url", citation.get("source"))
+        if isinstance(url, str) and url.startswith(("http://", "https://")):
+            title = text_of(citation.get("title"))
+            inner = {"url": url, "title": title, "start_index": start, "end_index": end}
+            notes.append({"type": "url_citation", "url_citation": inner})
+    return notes
+
+
+def extra_of(usage: object, stop_details: object) -> Json:
+    """Further members of the answer: OpenAI's ``service_tier``, and why a refusal was one."""
+    extra: Json = {}
+    tier = usage.get("service_tier") if isinstance(usage, dict) else None
+    if isinstance(tier, str) and tier in _TIERS:
+        extra["service_tier"] = _TIERS[tier]
+    if isinstance(stop_details, dict) and stop_details:
+        extra["stop_details"] = stop_details
+    return extra

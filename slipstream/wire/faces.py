@@ -1,0 +1,215 @@
+"""The client's side of every endpoint: how its requests are read into the canonical shape, and how answers and errors
+are written in its dialect.
+
+One small object per endpoint, found by ``FACES[endpoint]``. What a dialect needs is imported when it is first spoken,
+so that a gateway that only passes bytes on never loads the others.
+
+The rule that must not be broken: an error is always in the dialect of the endpoint that was called, whoever made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from ..errors import ClientError, GatewayError
+from ..types import Endpoint
+from . import openai_errors
+from .canonical import Answer, Json, Reply, StreamWriter
+from .codec import dumps
+from .usage import Usage
+
+
+class Told(msgspec.Struct):
+    """What an answer may say about how it came about: the provider's name, US dollars, milliseconds so far."""
+
+    provider: str
+    cost_usd: float
+    latency_ms: float
+
+
+Settle = Callable[[Usage | None], tuple[float, float]]
+"""US dollars and milliseconds at the end of a stream, from its usage."""
+
+
+class Face:
+    """OpenAI chat: the canonical shape itself."""
+
+    __slots__ = ()
+    error_type = "application/json"
+    """Content type of an error."""
+    ping = b": keep-alive\n\n"
+    """A heartbeat: a comment (WHATWG HTML, "Event streams"), which clients skip (R19)."""
+
+    def decode(self, body: Json) -> tuple[Json, list[str]]:
+        """The canonical request, and the names of what it has no place for. Raises ``ClientError`` naming a field."""
+        messages = body.get("messages")
+        if not isinstance(messages, list):
+            raise ClientError("'messages' must be an array of messages.", param="messages", code="invalid_type")
+        for n, message in enumerate(messages):
+            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+                raise ClientError(
+                    "A message must be an object with a 'role'.", param=f"messages[{n}]", code="invalid_type"
+                )
+        return body, []
+
+    def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
+        """A whole answer."""
+        from .openai_chat.writer import encode_reply
+
+        return encode_reply(reply, answer)
+
+    def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
+        """A streamed answer of ``provider``; ``settle`` prices the usage at its end."""
+        from .openai_chat.writer import ChatWriter
+
+        return ChatWriter(answer)
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        """The body of an HTTP error."""
+        return openai_errors.error_body(error)
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """The in-band error of a stream of bytes passed on (R12)."""
+        return openai_errors.error_event(error)
+
+
+class _Completions(Face):
+    __slots__ = ()
+
+    def decode(self, body: Json) -> tuple[Json, list[str]]:
+        from .openai_completions import decode_request
+
+        return decode_request(body)
+
+    def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
+        from .openai_completions import encode_reply
+
+        return encode_reply(reply, answer)
+
+    def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
+        from .openai_completions import CompletionsWriter
+
+        return CompletionsWriter(answer)
+
+
+class _Embeddings(Face):
+    __slots__ = ()
+
+    def decode(self, body: Json) -> tuple[Json, list[str]]:
+        from .openai_embeddings import decode_request
+
+        return decode_request(body), []
+
+    def encode_vectors(self, vectors: list[list[float]], usage: Usage | None, answer: Answer) -> bytes:
+        """A list of embeddings."""
+        from .openai_embeddings import encode_reply
+
+        return encode_reply(vectors, usage, answer)
+
+
+class _Responses(Face):
+    __slots__ = ()
+
+    def decode(self, body: Json) -> tuple[Json, list[str]]:
+        from .responses.face_request import decode_request
+
+        return decode_request(body)
+
+    def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
+        from .responses.face_reply import encode_reply
+
+        return encode_reply(reply, answer)
+
+    def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
+        from .responses.face_writer import ResponsesWriter
+
+        return ResponsesWriter(answer)
+
+    def error_event(self, error: GatewayError) -> bytes:
+        from .responses.errors import error_event
+
+        return error_event(error)
+
+
+class _Messages(Face):
+    __slots__ = ()
+    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+    def decode(self, body: Json) -> tuple[Json, list[str]]:
+        from .anthropic.face_request import decode_request
+
+        return decode_request(body)
+
+    def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
+        from .anthropic.face_reply import encode_reply
+
+        return encode_reply(reply, answer)
+
+    def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
+        from .anthropic.face_writer import MessagesWriter
+
+        return MessagesWriter(answer)
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        from .anthropic.errors import error_body
+
+        return error_body(error)
+
+    def error_event(self, error: GatewayError) -> bytes:
+        from .anthropic.errors import error_event
+
+        return error_event(error)
+
+
+class _CountTokens(_Messages):
+    __slots__ = ()
+
+    def decode(self, body: Json) -> tuple[Json, list[str]]:
+        from .anthropic.face_request import decode_count
+
+        return decode_count(body)
+
+    def encode_count(self, tokens: int) -> bytes:
+        """Anthropic's answer to ``POST /v1/messages/count_tokens``."""
+        return dumps({"input_tokens": tokens})
+
+
+class _Infer(Face):
+    __slots__ = ()
+    error_type = "application/problem+json"
+
+    def decode(self, body: Json) -> tuple[Json, list[str]]:
+        from .infer import decode_request
+
+        return decode_request(body)
+
+    def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
+        from .infer import encode_reply
+
+        return encode_reply(reply, answer, provider=told.provider, cost_usd=told.cost_usd, latency_ms=told.latency_ms)
+
+    def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
+        from .infer import InferWriter
+
+        return InferWriter(answer, provider, settle)
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        from .problem import problem_body
+
+        return problem_body(error, request_id)
+
+
+CHAT = Face()
+EMBEDDINGS = _Embeddings()
+COUNT_TOKENS = _CountTokens()
+FACES: Mapping[Endpoint, Face] = {
+    Endpoint.CHAT: CHAT,
+    Endpoint.COMPLETIONS: _Completions(),
+    Endpoint.EMBEDDINGS: EMBEDDINGS,
+    Endpoint.RESPONSES: _Responses(),
+    Endpoint.MESSAGES: _Messages(),
+    Endpoint.COUNT_TOKENS: COUNT_TOKENS,
+    Endpoint.INFER: _Infer(),
+}

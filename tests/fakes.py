@@ -272,9 +272,9 @@ def spec(name: str, **more: Any) -> ProviderSpec:
     return ProviderSpec(name=name, **{**values, **more})
 
 
-def snapshot(*providers: ProviderSpec, retries: int = 2, **more: Any) -> Snapshot:
+def snapshot(*providers: ProviderSpec, retries: int = 2, heartbeat_s: float = 0.0, **more: Any) -> Snapshot:
     routing = RoutingSpec(retries=retries, fallbacks=more.pop("fallbacks", {}))
-    server = ServerSpec(master_api_key=Secret("canary-master-key"), access_log=True)
+    server = ServerSpec(master_api_key=Secret("canary-master-key"), access_log=True, heartbeat_s=heartbeat_s)
     return Snapshot(server=server, routing=routing, providers=providers, **more)
 
 

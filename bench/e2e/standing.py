@@ -37,11 +37,12 @@ SAMPLE = re.compile(r'^slipstream_overhead_seconds_(bucket\{le="([^"]+)"\}|sum|c
 
 def idle(peers: Sequence[Peer], cores: Cores, wanted: int = IDLE) -> Result:
     """Bytes of PSS per connection that has had one answer and waits."""
-    count = min(wanted, open_files(2 * (wanted + 2 * SPARE_FILES)) // 2 - 2 * SPARE_FILES)
-    if count < wanted:
-        say(f"  idle: {count} connections instead of {wanted}, more files may not be open here (ulimit -Hn)")
+    files = open_files(2 * (wanted + 2 * SPARE_FILES))
 
     def measure(peer: Peer, stage: Stage) -> Result:
+        count = min(wanted, files // (2 if peer.name == "haproxy" else 1) - 2 * SPARE_FILES)
+        if count < wanted:
+            say(f"  idle: {count} connections instead of {wanted}, more files may not be open here (ulimit -Hn)")
         running, headers, before = alone(peer, stage, count + SPARE_FILES)
         command = load.client_command(stage, "idle", running.port, count, HOLD_TIMEOUT_S, json.dumps(headers))
         with load.holding(command) as holder:

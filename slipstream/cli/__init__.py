@@ -11,6 +11,7 @@ from .._version import __version__
 COMMANDS = {
     "check": "Check the configuration and print the compiled routes.",
     "loadgen": "Load-test a gateway or any OpenAI-compatible API.",
+    "models": "List what each provider serves, with context window and price.",
     "mock": "Run a mock LLM provider.",
     "serve": "Run the gateway.",
     "simulate": "Run two mocks and a gateway, flood it, and print the figures.",

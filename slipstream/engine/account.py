@@ -10,8 +10,10 @@ import logging
 from ..types import NANOS, FailureClass
 from .context import RequestContext
 from .runtime import Active, Runtime
+from .translate import micro_usd
 
 log = logging.getLogger("slipstream.request")
+NONE = FailureClass.NONE
 NO_PROVIDER = "none"
 MICROS = 1_000_000
 
@@ -22,31 +24,25 @@ def settle(runtime: Runtime, active: Active, ctx: RequestContext) -> None:
     now = ctx.t_end = runtime.clock()
     target = ctx.target
     if target is None:
-        labels = ctx.endpoint.label, ctx.model_label, NO_PROVIDER, ctx.key_name, ctx.status, "", False
-        metrics.finished(labels, duration_s=now - ctx.t_start)
+        labels = ctx.label, ctx.model_label, NO_PROVIDER, ctx.key_name, ctx.status, "", False
+        metrics.finished(labels, now - ctx.t_start)
     else:
         provider, usage = target.provider, ctx.usage
         price, prompt, completion = provider.price, usage.prompt, usage.completion
-        micro = 0 if price is None else round(prompt * price.input + completion * price.output)
-        good = ctx.error is None and ctx.status == 200
+        micro = 0 if price is None else micro_usd(price, usage)
+        own_s = now - ctx.t_read - ctx.upstream_s if ctx.error is None and ctx.status == 200 else -1.0
         first = ctx.first_content_at
-        metrics.finished(
-            (
-                ctx.endpoint.label,
-                ctx.model_label,
-                provider.name,
-                ctx.key_name,
-                ctx.status,
-                usage.source,
-                price is not None,
-            ),
-            duration_s=now - ctx.t_start,
-            overhead_s=max(0.0, now - ctx.t_read - ctx.upstream_s) if good else -1.0,
-            ttft_s=first - ctx.t_start if first else -1.0,
-            prompt=prompt,
-            completion=completion,
-            micro_usd=micro,
+        labels = (
+            ctx.label,
+            ctx.model_label,
+            provider.name,
+            ctx.key_name,
+            ctx.status,
+            usage.source,
+            price is not None,
         )
+        started = ctx.t_start
+        metrics.finished(labels, now - started, own_s, first - started if first else -1.0, prompt, completion, micro)
         if prompt or completion:
             runtime.table.add_usage(target.row, prompt, completion, micro)
         if first:
@@ -61,19 +57,21 @@ def attempted(runtime: Runtime, ctx: RequestContext, failure: FailureClass) -> N
     """Count one attempt by how it ended (``CLIENT_GONE`` when the client left during it)."""
     target = ctx.target
     assert target is not None
-    good = failure is FailureClass.NONE
-    if not good:
-        ctx.trail.append(f"{target.provider.name}:{failure.label}")
-    runtime.metrics.attempt(target.provider.name, failure)
-    ttft_us = int((ctx.first_content_at - ctx.t_attempt) * MICROS) if ctx.first_content_at else -1
-    latency_us = int(ctx.header_s * MICROS) if good else -1
+    name, latency_us, ttft_us = target.provider.name, -1, -1
+    if failure is NONE:
+        latency_us = int(ctx.header_s * MICROS)
+    else:
+        ctx.trail.append(f"{name}:{failure.label}")
+    if ctx.first_content_at:
+        ttft_us = int((ctx.first_content_at - ctx.t_attempt) * MICROS)
+    runtime.metrics.attempt(name, failure)
     runtime.table.record(target.row, failure, latency_us, ttft_us, int(runtime.clock() * NANOS))
 
 
 def _log(level: int, active: Active, ctx: RequestContext) -> None:
     fields: dict[str, object] = {
         "request_id": ctx.request_id,
-        "endpoint": ctx.endpoint.label,
+        "endpoint": ctx.label,
         "model": ctx.model_label,
         "provider": ctx.target.provider.name if ctx.target is not None else NO_PROVIDER,
         "status": ctx.status,

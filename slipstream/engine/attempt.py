@@ -6,27 +6,27 @@ starts from the client's original bytes (R59), under one watchdog for the four l
 
 from __future__ import annotations
 
-from ..config.snapshot import Target, Timeouts
+from ..config.snapshot import Target
 from ..errors import UpstreamError
 from ..net.upstream import UpstreamReply, UpstreamRequest
+from ..obs.families import DROPPED_PARAMS
+from ..resilience.failures import refine
 from ..resilience.watchdog import Watchdog
-from ..wire.headers import Block, retry_after_s
-from ..wire.openai_errors import MAX_ERROR_BYTES, read_error
-from ..wire.openai_stream import StreamTap, check_reply
+from ..types import Endpoint
+from ..wire.canonical import Built
+from ..wire.faces import COUNT_TOKENS
+from ..wire.headers import Block, block, retry_after_s
+from ..wire.openai_errors import MAX_ERROR_BYTES
 from ..wire.request import Call, outbound_body
-from ..wire.usage import estimate, read_openai_usage
+from ..wire.usage import estimate
 from .context import RequestContext
 from .exchange import Exchange
 from .relay import MAX_REPLY_BYTES, drain, read_whole, relay_stream
-from .runtime import Active, Runtime
+from .runtime import Active, Outbound, Runtime
+from .translate import Conversion, Tap, check_native, convert, native_tap, refuse_dropped
 
-
-def first_byte_limit(timeouts: Timeouts, stream: bool) -> float:
-    """Seconds to the first content of a stream, or to the header block of a whole reply (which comes when the model is
-    done, so its limit is the total unless one was configured)."""
-    if timeouts.first_byte_s is not None:
-        return timeouts.first_byte_s
-    return timeouts.stream_first_byte_s if stream else timeouts.total_s
+ESTIMATED = block({"x-slipstream-usage-source": "estimated"})
+DROPPED_CHARS = 1000
 
 
 async def attempt(
@@ -37,39 +37,59 @@ async def attempt(
     ctx.attempts += 1
     provider = target.provider
     outbound = active.outbound[provider.name]
-    timeouts = provider.timeouts
-    url, headers = outbound.post[call.endpoint]
-    body = outbound_body(call, model, ask_usage=outbound.kind.ask_usage, rename=outbound.kind.rename)
+    timeouts, kind = provider.timeouts, outbound.kind
+    conversion: Conversion | None = None
+    post = outbound.post.get(call.endpoint)
+    if post is not None:  # the ordinary case: the client's bytes go to a place that is always the same
+        body = outbound_body(call, model, ask_usage=kind.ask_usage, rename=kind.rename)
+        request = UpstreamRequest(post[0], post[1], body, timeouts.connect_s)
+    else:
+        if outbound.signer is not None:
+            await outbound.ready()
+        conversion = _translated(runtime, active, ctx, call, outbound, model)
+        built = _native(call, outbound, model) if conversion is None else conversion.built
+        if built is None:
+            _answer_estimate(exchange, outbound, call)
+            return
+        url, headers = outbound.prepared(built.url, built.headers, built.body, runtime.wall())
+        request = UpstreamRequest(url, headers, built.body, timeouts.connect_s)
     clock, deadlines = runtime.clock, runtime.deadlines
     sent = ctx.t_attempt = clock()
-    limit = first_byte_limit(timeouts, call.stream)
+    limit = outbound.first_byte_s[call.stream]
     reply: UpstreamReply | None = None
+    if ctx.pulse is not None:
+        ctx.pulse.head = _told(outbound.stream_headers, ctx)
     runtime.enter(runtime.worker, target.row)
     try:
         with Watchdog(deadlines, deadlines.time() + timeouts.total_s - (sent - ctx.t_start), timeouts.total_s) as dog:
             if limit < timeouts.total_s:
                 dog.arm("first_byte", limit)
             try:
-                reply = await outbound.transport.send(UpstreamRequest(url, headers, body, timeouts.connect_s))
+                reply = await outbound.transport.send(request)
             finally:
-                ctx.header_s = clock() - sent
-                ctx.upstream_s += ctx.header_s
+                ctx.header_s = waited = clock() - sent
+                ctx.upstream_s += waited
             if not 200 <= reply.status < 300:
-                raise await _refused(runtime, ctx, reply, dog, timeouts.idle_s, target)
+                raise await _refused(runtime, ctx, reply, dog, timeouts.idle_s, outbound)
             if call.stream:
-                head = _headers(outbound.stream_headers, ctx)
-                await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, head)
+                await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, conversion)
             else:
                 if reply.complete:
                     whole = reply.take()
                 else:
                     whole = await read_whole(ctx, reply, dog, timeouts.idle_s, MAX_REPLY_BYTES, clock)
-                usage = check_reply(call.endpoint, whole, provider=provider.name)
-                exchange.reply(200, _headers(outbound.whole_headers, ctx), whole)
+                if conversion is None:
+                    usage = check_native(call, whole, provider.name)
+                else:
+                    whole, usage = conversion.whole(whole, reply.headers, (clock() - ctx.t_start) * 1000)
                 if usage is not None:
-                    ctx.usage = read_openai_usage(usage) or ctx.usage
+                    ctx.usage = usage
+                head = outbound.whole_headers
+                exchange.reply(200, _told(head, ctx) if ctx.attempts > 1 or ctx.dropped else head, whole)
         if call.stream:
             await drain(ctx, reply, clock)
+    except UpstreamError as error:
+        raise refine(error, kind.name, provider.name) from None
     finally:
         runtime.leave(runtime.worker, target.row)
         if reply is not None:
@@ -84,16 +104,22 @@ async def _stream(
     dog: Watchdog,
     idle_s: float,
     call: Call,
-    headers: Block,
+    conversion: Conversion | None,
 ) -> None:
     assert ctx.target is not None
-    tap = StreamTap(provider=ctx.target.provider.name, keep_usage=call.wants_usage)
+    assert ctx.pulse is not None
+    tap: Tap
+    if conversion is None:
+        tap = native_tap(call, ctx.target.provider.name)
+    else:
+        tap = conversion.tap(lambda: (runtime.clock() - ctx.t_start) * 1000)
+    ctx.tap = tap
     try:
-        await relay_stream(ctx, exchange, reply, dog, idle_s, headers, tap, runtime.clock)
+        await relay_stream(ctx, exchange, reply, dog, idle_s, tap, ctx.pulse, runtime.clock)
     finally:
         # also on errors and disconnects: what came was paid for (R8)
         ctx.completion_events = tap.content_events
-        seen = read_openai_usage(tap.usage) if tap.usage is not None else None
+        seen = tap.read_usage()
         if seen is not None:
             ctx.usage = seen
         elif tap.content_events:
@@ -103,20 +129,63 @@ async def _stream(
 def prompt_bytes(call: Call) -> int:
     """Size of what the model reads, in bytes of the request; the basis of an estimate."""
     start, end = call.subject_span()
-    return end - start
+    return max(0, end - start)
+
+
+def _native(call: Call, outbound: Outbound, model: str) -> Built | None:
+    """The client's own request, where the provider speaks its dialect; ``None`` if it does not."""
+    kind = outbound.kind
+    if call.endpoint not in kind.natives:
+        return None
+    body = outbound_body(call, model, ask_usage=kind.ask_usage, rename=kind.rename)
+    return Built(kind.url(outbound.spec, call.endpoint, model, call.stream), body)
+
+
+def _translated(
+    runtime: Runtime, active: Active, ctx: RequestContext, call: Call, outbound: Outbound, model: str
+) -> Conversion | None:
+    """The request in the provider's dialect; ``None`` if that is the client's own, or if nobody there counts tokens.
+    Raises ``ClientError`` for what it cannot be asked."""
+    if call.endpoint in outbound.kind.natives:
+        return None
+    conversion = convert(call, outbound.kind, outbound.spec, model, ctx.request_id, int(runtime.wall()))
+    if conversion is not None and conversion.dropped:
+        if active.snapshot.routing.strict_params:
+            refuse_dropped(conversion.dropped, outbound.spec.name)
+        ctx.dropped = conversion.dropped
+        runtime.metrics.count(DROPPED_PARAMS, (outbound.spec.name,))
+    return conversion
+
+
+def _answer_estimate(exchange: Exchange, outbound: Outbound, call: Call) -> None:
+    """The provider cannot count tokens: say about how many there are, and that it is an estimate (R8)."""
+    assert call.endpoint is Endpoint.COUNT_TOKENS
+    tokens = estimate(prompt_bytes(call), 0).prompt
+    exchange.reply(200, outbound.whole_headers + ESTIMATED, COUNT_TOKENS.encode_count(tokens))
 
 
 async def _refused(
-    runtime: Runtime, ctx: RequestContext, reply: UpstreamReply, dog: Watchdog, idle_s: float, target: Target
+    runtime: Runtime, ctx: RequestContext, reply: UpstreamReply, dog: Watchdog, idle_s: float, outbound: Outbound
 ) -> UpstreamError:
     try:
         body = await read_whole(ctx, reply, dog, idle_s, MAX_ERROR_BYTES, runtime.clock)
     except UpstreamError:
         body = b""  # the status says enough
     wait = retry_after_s(reply.headers, runtime.wall())
-    return read_error(reply.status, body, provider=target.provider.name, retry_after_s=wait)
+    return outbound.kind.error(reply.status, reply.headers, body, outbound.spec, wait)
 
 
-def _headers(base: Block, ctx: RequestContext) -> Block:
-    """What the answer says besides its form: how many attempts it took, if it took more than one."""
-    return base if ctx.attempts == 1 else b"%bx-slipstream-attempts: %d\r\n" % (base, ctx.attempts)
+def _told(base: Block, ctx: RequestContext) -> Block:
+    """What the answer says besides its form: how many attempts it took, if it took more than one, and what the
+    provider could not be told."""
+    if ctx.attempts > 1:
+        base = b"%bx-slipstream-attempts: %d\r\n" % (base, ctx.attempts)
+    if ctx.dropped:
+        base += block({"x-slipstream-dropped-params": dropped_names(ctx.dropped)})
+    return base
+
+
+def dropped_names(names: list[str]) -> str:
+    """The names as a header value: they are the client's own keys, so only plain ones, and not without end."""
+    plain = (name for name in dict.fromkeys(names) if name.isascii() and name.isprintable() and "," not in name)
+    return ", ".join(plain)[:DROPPED_CHARS]

@@ -2,68 +2,59 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..config.snapshot import Target
 from ..errors import GatewayError
 from ..obs.metrics import CLIENT_GONE_STATUS
 from ..types import Endpoint
 from ..wire.request import Call
 from ..wire.usage import NO_USAGE, Usage
+from .pulse import Pulse
+from .translate import Tap
 
 __all__ = ["CLIENT_GONE_STATUS", "RequestContext"]
 
 
-class RequestContext:
-    """Times are seconds of the runtime's monotonic clock."""
+class RequestContext(msgspec.Struct):
+    """Times are seconds of the runtime's monotonic clock. A ``Struct`` because its defaults cost nothing to set."""
 
-    __slots__ = (
-        "attempts",
-        "call",
-        "completion_events",
-        "endpoint",
-        "error",
-        "first_content_at",
-        "header_s",
-        "key_name",
-        "model_label",
-        "request_id",
-        "status",
-        "t_attempt",
-        "t_end",
-        "t_read",
-        "t_start",
-        "target",
-        "trail",
-        "upstream_s",
-        "usage",
-    )
-
-    def __init__(self, endpoint: Endpoint, request_id: str, key_name: str, t_start: float) -> None:
-        # accept, authenticate
-        self.endpoint = endpoint
-        self.request_id = request_id
-        self.key_name = key_name
-        self.t_start = t_start
-        self.t_read = t_start
-        """When the request body was whole."""
-        # peek
-        self.call: Call | None = None
-        self.model_label = "none"
-        # attempts
-        self.attempts = 0
-        self.target: Target | None = None
-        self.trail: list[str] = []
-        """``provider:failure`` of every failed attempt (R56)."""
-        self.upstream_s = 0.0
-        """Time during which we waited for the upstream (R38: overhead is the rest)."""
-        self.t_attempt = 0.0
-        """When the last attempt began."""
-        self.header_s = 0.0
-        """Seconds to the header block of the last attempt."""
-        # relay
-        self.first_content_at = 0.0
-        self.completion_events = 0
-        self.usage: Usage = NO_USAGE
-        # respond, settle
-        self.status = 0
-        self.error: GatewayError | None = None
-        self.t_end = 0.0
+    # accept, authenticate
+    endpoint: Endpoint
+    label: str
+    """Its metric label."""
+    request_id: str
+    key_name: str
+    t_start: float
+    t_read: float
+    """When the request body was whole."""
+    # peek
+    call: Call | None = None
+    model_label: str = "none"
+    # attempts
+    attempts: int = 0
+    target: Target | None = None
+    trail: list[str] = []
+    """``provider:failure`` of every failed attempt (R56)."""
+    upstream_s: float = 0.0
+    """Time during which we waited for the upstream (R38: overhead is the rest)."""
+    t_attempt: float = 0.0
+    """When the last attempt began."""
+    header_s: float = 0.0
+    """Seconds to the header block of the last attempt."""
+    dropped: list[str] = []
+    """What the last attempt's provider could not be told (R65)."""
+    # relay
+    pulse: Pulse | None = None
+    """The heartbeat of a stream."""
+    tap: Tap | None = None
+    """What reads the stream and knows how an error is told in it."""
+    committed: bool = False
+    """Content went to the client: nobody else is asked any more (R9, R12)."""
+    first_content_at: float = 0.0
+    completion_events: int = 0
+    usage: Usage = NO_USAGE
+    # respond, settle
+    status: int = 0
+    error: GatewayError | None = None
+    t_end: float = 0.0

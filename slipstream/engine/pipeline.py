@@ -16,30 +16,37 @@ from ..config.snapshot import Target
 from ..errors import ClientError, GatewayError, UpstreamError
 from ..obs.families import FAILOVERS
 from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
-from ..resilience.cooldown import RETRYABLE
+from ..resilience.failures import RETRY
 from ..routing.table import NOTHING, Pool
-from ..types import Endpoint, FailureClass
+from ..types import Endpoint, FailureClass, Secret
+from ..wire.faces import FACES, Face
 from ..wire.headers import Block, block
-from ..wire.openai_errors import error_body, error_event
 from ..wire.request import Call, is_model_name, peek
 from ..wire.usage import estimate
 from . import account
 from .attempt import attempt, prompt_bytes
 from .context import RequestContext
 from .exchange import ClientGone, Exchange
+from .pulse import Pulse
 from .runtime import Active, Runtime
 
 
 async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
     """Serve one request of the data plane from its body to its settlement."""
-    ctx = RequestContext(endpoint, exchange.request_id, key_name, runtime.clock())
+    now = runtime.clock()
+    label = endpoint.label
+    ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     active = runtime.pin()
-    runtime.metrics.enter(endpoint.label)
+    runtime.metrics.enter(label)
     try:
         body = await exchange.body()
         ctx.t_read = runtime.clock()
         call = ctx.call = peek(endpoint, body)
-        await _answer(runtime, active, ctx, exchange, call)
+        if call.stream:
+            with Pulse(runtime.pulses, exchange, FACES[endpoint].ping) as ctx.pulse:
+                await _answer(runtime, active, ctx, exchange, call)
+        else:
+            await _answer(runtime, active, ctx, exchange, call)
         ctx.status = 200
     except GatewayError as error:
         ctx.error = error
@@ -53,7 +60,7 @@ async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_na
         ctx.status = 500
         raise
     finally:
-        runtime.metrics.leave(endpoint.label)
+        runtime.metrics.leave(label)
         runtime.release(active)
         account.settle(runtime, active, ctx)
 
@@ -61,7 +68,7 @@ async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_na
 async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchange: Exchange, call: Call) -> None:
     """Try the targets in turn until one answers. Raises the last failure if none does."""
     pool = _route(active, ctx, call)
-    target = pool.choose(NOTHING, runtime.table.available, runtime.clock())
+    target = pool.choose(NOTHING, runtime.table.available, ctx.t_read)
     if target is None:
         raise GatewayError("No provider can take this request.", status=503, code="no_provider")
     model = target.upstream_model or call.model
@@ -72,17 +79,19 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
         except UpstreamError as error:
             account.attempted(runtime, ctx, error.failure)
             active.cooldowns.failed(target.row, error.failure, runtime.clock(), error.retry_after_s)
-            if exchange.started or error.failure not in RETRYABLE:
+            rule = RETRY[error.failure]
+            if ctx.committed or not rule.other:
                 raise
             if others is None:
                 others = _others(runtime, active, call, pool, target)
-            following = next((o for o in others if _in_time(runtime, ctx, o[0])), None)
+            refused = target.provider.api_key if rule.new_key else None
+            following = next((o for o in others if _may_follow(runtime, ctx, o[0], refused)), None)
             if following is None:
                 raise
             target, model = following
             runtime.metrics.count(FAILOVERS)
         else:
-            account.attempted(runtime, ctx, FailureClass.NONE)
+            account.attempted(runtime, ctx, account.NONE)
             if runtime.table.cooldown(target.row):
                 active.cooldowns.succeeded(target.row)
             return
@@ -91,6 +100,8 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
 def _route(active: Active, ctx: RequestContext, call: Call) -> Pool:
     """Who serves the model. Raises ``ClientError``: 400 for what is no model name, 404 for a model nobody serves."""
     routes, model = active.routes, call.model
+    if not model:  # /v1/infer may leave it open (contracts E)
+        model = call.model = next(iter(routes.models), "default")
     if routes.knows(model):
         ctx.model_label = model
     else:
@@ -133,8 +144,11 @@ def _others(
         left = 1 + routing.retries
 
 
-def _in_time(runtime: Runtime, ctx: RequestContext, target: Target) -> bool:
-    """Whether the request's time is not yet up: else nobody else is asked, nor blamed for it (Q18)."""
+def _may_follow(runtime: Runtime, ctx: RequestContext, target: Target, refused: Secret | None) -> bool:
+    """Whether the request's time is not yet up: else nobody else is asked, nor blamed for it (Q18). After a key was
+    ``refused``, whoever has the same one is not asked (Q06d)."""
+    if target.provider.api_key == refused:
+        return False
     return runtime.clock() - ctx.t_start < target.provider.timeouts.total_s
 
 
@@ -150,18 +164,20 @@ async def _respond(
             error.body = active.redact.body(error.body)
     try:
         if exchange.started:
-            waiting = exchange.write(error_event(error))
+            event = FACES[ctx.endpoint].error_event(error) if ctx.tap is None else ctx.tap.error(error)
+            waiting = exchange.write(event)
             if waiting is not None:
                 await waiting
             await exchange.end()
         else:
-            exchange.reply(error.status, _error_headers(ctx, error), error_body(error))
+            face = FACES[ctx.endpoint]
+            exchange.reply(error.status, _error_headers(ctx, error, face), face.error_body(error, ctx.request_id))
     except ClientGone:
         pass
 
 
-def _error_headers(ctx: RequestContext, error: GatewayError) -> Block:
-    headers = {"Content-Type": "application/json", **(error.headers or {})}
+def _error_headers(ctx: RequestContext, error: GatewayError, face: Face) -> Block:
+    headers = {"Content-Type": face.error_type, **(error.headers or {})}
     if isinstance(error, UpstreamError):
         if error.retry_after_s is not None:
             headers["Retry-After"] = str(max(0, math.ceil(error.retry_after_s)))

@@ -2,7 +2,7 @@
 
 A reply is *committed* when its first content goes to the client. Before that everything may still fail over, so
 lifecycle events (role-only deltas, comments) are held back; after it a failure becomes an in-band error and never a
-clean end (R9, R12). ``Exchange.started`` is that moment.
+clean end (R9, R12). ``ctx.committed`` says so.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from ..errors import MalformedReply, UpstreamError
 from ..net.upstream import UpstreamReply
 from ..resilience.watchdog import Watchdog
 from ..types import Clock
-from ..wire.headers import Block
-from ..wire.openai_stream import StreamTap, check_reply
+from ..wire.canonical import Json
+from ..wire.codec import DecodeError, loads
+from ..wire.openai_errors import read_error_in_200
 from .context import RequestContext
 from .exchange import Exchange
+from .pulse import Pulse
+from .translate import Tap
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """A whole reply is held in memory until it is known to be good; no provider sends more."""
@@ -57,8 +60,8 @@ async def relay_stream(
     reply: UpstreamReply,
     dog: Watchdog,
     idle_s: float,
-    headers: Block,
-    tap: StreamTap,
+    tap: Tap,
+    pulse: Pulse,
     clock: Clock,
 ) -> None:
     """Pass on a stream event by event. Raises ``UpstreamError`` when it fails, started or not."""
@@ -73,12 +76,13 @@ async def relay_stream(
             ctx.upstream_s += clock() - before
         if first and chunk.strip():
             first = False
-            if chunk.lstrip()[:1] in (b"{", b"["):
+            if not tap.reads_json and chunk.lstrip()[:1] in (b"{", b"["):
                 rest = await read_whole(ctx, reply, dog, idle_s, MAX_REPLY_BYTES, clock)
                 raise _not_a_stream(ctx, chunk + rest)
         out = tap.feed(chunk) if chunk else tap.end()
-        if exchange.started:
+        if ctx.committed:
             if out:
+                pulse.moved = True
                 waiting = exchange.write(out)
                 if waiting is not None:
                     dog.disarm()
@@ -89,8 +93,9 @@ async def relay_stream(
             held_bytes += len(out)
             if tap.failure is None and (tap.committed or held_bytes > MAX_HELD_BYTES):
                 ctx.first_content_at = clock()
+                ctx.committed = True
                 dog.disarm()
-                await exchange.begin(headers)
+                await pulse.begin()
                 waiting = exchange.write(b"".join(held))
                 if waiting is not None:
                     await waiting
@@ -117,8 +122,13 @@ def _not_a_stream(ctx: RequestContext, body: bytes) -> UpstreamError:
     """A stream was asked for and JSON came: an error in disguise, or a server that cannot stream."""
     assert ctx.target is not None
     provider = ctx.target.provider.name
+    value: Json | None
     try:
-        check_reply(ctx.endpoint, body, provider=provider)
-    except UpstreamError as exc:
-        return exc
+        value = loads(body)
+    except DecodeError:
+        return MalformedReply(f"the provider {provider!r} sent a reply that is not JSON")
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict) and value.get("error"):
+        return read_error_in_200(body, provider=provider)
     return MalformedReply(f"the provider {provider!r} answered a stream request with a whole reply")

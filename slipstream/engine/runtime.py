@@ -8,6 +8,7 @@ connections, those of the others are closed when their last request is done (R42
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,12 +16,12 @@ from hashlib import blake2b
 from typing import Any
 
 from .._fast import KEY_MAX
-from ..config.snapshot import ProviderSpec, Snapshot
-from ..errors import ConfigError
+from ..config.snapshot import ProviderSpec, Snapshot, Timeouts
+from ..errors import ConfigError, UpstreamError
 from ..net.upstream import Upstream
 from ..obs.metrics import Metrics
 from ..obs.redact import Redactor
-from ..providers.base import ProviderType, endpoint_url, models_url, outbound_headers
+from ..providers.base import ProviderType, Signer
 from ..providers.registry import PROVIDER_TYPES
 from ..resilience.cooldown import Cooldowns
 from ..resilience.watchdog import Deadlines
@@ -28,7 +29,9 @@ from ..routing.table import RouteTable
 from ..state.table import SharedTable, open_table
 from ..types import Clock, Endpoint, Secret
 from ..wire.headers import block
+from .pulse import Pulses
 
+log = logging.getLogger("slipstream.server")
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -37,27 +40,97 @@ SSE_HEADERS = {
 MakeTransport = Callable[[ProviderSpec, Snapshot], Upstream]
 
 
+PREPARED_MAX = 1024
+"""URLs and header blocks kept per provider, where they depend on the model or the request."""
+
+
 class Outbound:
     """One provider, ready to be called: its type row, its transport, and URL and header block per endpoint."""
 
-    __slots__ = ("get_models", "key", "kind", "post", "spec", "stream_headers", "transport", "whole_headers")
+    __slots__ = (
+        "_headers", "_prepared", "_starting", "first_byte_s", "key", "kind", "post", "signer", "spec", "stream_headers",
+        "transport",
+        "whole_headers",
+    )  # fmt: skip
 
-    def __init__(self, spec: ProviderSpec, snapshot: Snapshot, transport: Upstream) -> None:
+    def __init__(
+        self, spec: ProviderSpec, snapshot: Snapshot, transport: Upstream, signer: Signer | None = None
+    ) -> None:
         self.spec = spec
         self.key = transport_key(spec, snapshot)
         self.kind: ProviderType = PROVIDER_TYPES[spec.type]
         self.transport = transport
-        headers = outbound_headers(self.kind, spec)
-        self.post: list[tuple[Any, Any]] = [transport.prepare(endpoint_url(spec, e), headers) for e in Endpoint]
+        self.signer = signer or self.kind.signer(spec)
+        self.first_byte_s = first_byte_limits(spec.timeouts)
+        """Seconds, for whole replies and for streams."""
+        self._starting: asyncio.Future[None] | None = None
+        self._headers = self.kind.headers(spec)
+        self._prepared: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Any, Any]] = {}
+        self.post: dict[Endpoint, tuple[Any, Any]] = {}
+        """Where requests of a native endpoint go, if that is always the same place."""
+        if not self.kind.by_model and self.signer is None:
+            self.post = {
+                e: transport.prepare(self.kind.url(spec, e, "", False), self._headers) for e in self.kind.natives
+            }
         self.whole_headers = block({"Content-Type": "application/json", "x-slipstream-provider": spec.name})
         """What every whole reply of this provider says to the client."""
         self.stream_headers = block({**SSE_HEADERS, "x-slipstream-provider": spec.name})
-        self.get_models = transport.prepare(models_url(spec), outbound_headers(self.kind, spec, json_body=False))
+
+    def models_request(self, wall_now: float) -> tuple[Any, Any] | None:
+        """URL and header block of the GET that lists its models; ``None`` if there is no such list."""
+        url = self.kind.models_url(self.spec)
+        if not url:
+            return None
+        headers = self.kind.headers(self.spec, json_body=False)
+        if self.signer is not None:
+            headers |= self.signer.headers("GET", url, b"", wall_now)
+        return self.transport.prepare(url, headers)
+
+    async def ready(self) -> None:
+        """Wait for the first credentials, where there is a signer: one wait for all, and again after a failure. Raises
+        ``UpstreamError`` if there are none."""
+        if self.signer is None:
+            return
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self.signer.start())
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        except UpstreamError:
+            if self._starting is starting:
+                self._starting = None
+            raise
+
+    def prepared(self, url: str, extra: Mapping[str, str] | None, body: bytes, wall_now: float) -> tuple[Any, Any]:
+        """URL and header block of one request, signed if the provider wants that. ``extra`` fields are this request's.
+        Raises ``UpstreamError`` if there are no credentials."""
+        if self.signer is not None:
+            return self.transport.prepare(
+                url, {**self._headers, **(extra or {}), **self.signer.headers("POST", url, body, wall_now)}
+            )
+        key = url, tuple(extra.items()) if extra else ()
+        found = self._prepared.get(key)
+        if found is None:
+            if len(self._prepared) >= PREPARED_MAX:
+                self._prepared.clear()
+            found = self._prepared[key] = self.transport.prepare(url, {**self._headers, **(extra or {})})
+        return found
 
 
 def transport_key(spec: ProviderSpec, snapshot: Snapshot) -> tuple[object, ...]:
     """Two providers (of two generations) with the same key may share a transport and its connections (Q20)."""
-    return spec.name, spec.api_base, spec.api_key, spec.max_connections, snapshot.verify_ssl, snapshot.ca_file
+    return (
+        spec.name, spec.type, spec.api_base, spec.api_key, spec.region, spec.max_connections, snapshot.verify_ssl,
+        snapshot.ca_file,
+    )  # fmt: skip
+
+
+def first_byte_limits(timeouts: Timeouts) -> tuple[float, float]:
+    """Seconds to the header block of a whole reply (which comes when the model is done, so its limit is the total
+    unless one was configured), and to the first content of a stream."""
+    if timeouts.first_byte_s is not None:
+        return timeouts.first_byte_s, timeouts.first_byte_s
+    return timeouts.total_s, timeouts.stream_first_byte_s
 
 
 class Active:
@@ -105,7 +178,16 @@ class Runtime:
         self.draining = False
         self._make_transport = make_transport
         self._deadlines: Deadlines | None = None
+        self._pulses: Pulses | None = None
         self.active = Active(snapshot, self._connect(snapshot, {}), self.shared)
+
+    @property
+    def pulses(self) -> Pulses:
+        """The heartbeats of all streams in the running loop."""
+        found = self._pulses
+        if found is None:
+            found = self._pulses = Pulses(asyncio.get_running_loop(), self.active.snapshot.server.heartbeat_s)
+        return found
 
     @property
     def deadlines(self) -> Deadlines:
@@ -143,22 +225,39 @@ class Runtime:
         outbound = self._connect(snapshot, old.outbound)
         kept = {id(o.transport) for o in outbound.values()}
         self.active = Active(snapshot, outbound, self.shared)
+        if self._pulses is not None:
+            self._pulses.every_s = snapshot.server.heartbeat_s
         if old.in_flight:
             self.active.in_flight += 1
             old.heir = self.active
         return [o.transport for o in old.outbound.values() if id(o.transport) not in kept]
 
+    async def start(self) -> None:
+        """Get the credentials that change while we run, before the first request needs them. For a provider that has
+        none this is the warning; its requests ask again and fail with the reason."""
+        for outbound in self.active.outbound.values():
+            try:
+                await outbound.ready()
+            except UpstreamError as error:
+                log.warning(
+                    "no credentials", extra={"fields": {"provider": outbound.spec.name, "reason": error.message}}
+                )
+
     async def close(self) -> None:
         for outbound in self.active.outbound.values():
             await outbound.transport.close()
+            if outbound.signer is not None:
+                await outbound.signer.close()
 
     def _connect(self, snapshot: Snapshot, old: Mapping[str, Outbound]) -> dict[str, Outbound]:
         made: dict[str, Outbound] = {}
         for spec in snapshot.providers:
             before = old.get(spec.name)
             keep = before is not None and before.key == transport_key(spec, snapshot)
-            transport = before.transport if keep and before is not None else self._make_transport(spec, snapshot)
-            made[spec.name] = Outbound(spec, snapshot, transport)
+            if keep and before is not None:
+                made[spec.name] = Outbound(spec, snapshot, before.transport, before.signer)
+            else:
+                made[spec.name] = Outbound(spec, snapshot, self._make_transport(spec, snapshot))
         return made
 
 

@@ -11,7 +11,9 @@ from typing import NamedTuple
 DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 """System C's buckets for request durations."""
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-OVERHEAD_BUCKETS_S = (25e-6, 50e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3)
+OVERHEAD_BUCKETS_S = (
+    10e-6, 20e-6, 30e-6, 40e-6, 60e-6, 80e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3,
+)  # fmt: skip
 
 
 class Kind(Enum):
@@ -76,6 +78,12 @@ DISCONNECTS = Family("slipstream_client_disconnects", Kind.COUNTER, "Clients gon
 USAGE_SOURCE = Family("slipstream_usage_source", Kind.COUNTER, "Where token counts came from (R8).", ("usage_source",))
 COST = Family("slipstream_cost_usd", Kind.MICRO, "Cost by the configured prices.", ("provider",))
 COST_UNKNOWN = Family("slipstream_cost_unknown", Kind.COUNTER, "Answers without a known price (R69).")
+DROPPED_PARAMS = Family(
+    "slipstream_dropped_params",
+    Kind.COUNTER,
+    "Requests with settings a provider has no words for (R65).",
+    ("provider",),
+)
 BAD_REQUESTS = Family("slipstream_bad_requests", Kind.COUNTER, "Malformed HTTP by status.", ("status",))
 LOG_SUPPRESSED = Family("slipstream_log_suppressed", Kind.COUNTER, "Log lines not written (Q32).")
 RELOADS = Family("slipstream_config_reloads", Kind.COUNTER, "Reloads by result.", ("result",))
@@ -92,6 +100,6 @@ FAMILIES = {
     family.name: family
     for family in (
         REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, DISCONNECTS, USAGE_SOURCE, COST,
-        COST_UNKNOWN, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
+        COST_UNKNOWN, DROPPED_PARAMS, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
     )
 }  # fmt: skip

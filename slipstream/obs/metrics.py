@@ -41,6 +41,7 @@ class Metrics:
         self._slots: dict[str, dict[Labels, int]] = {name: {} for name in f.FAMILIES}
         self._tallies: dict[Finished, tuple[Tally, int]] = {}
         self._active: dict[str, int] = {}
+        self._attempts: dict[tuple[str, FailureClass], int] = {}
         self._in_flight = 0
         for family in f.FAMILIES.values():
             if not family.labels:
@@ -90,7 +91,6 @@ class Metrics:
     def finished(
         self,
         labels: Finished,
-        *,
         duration_s: float,
         overhead_s: float = -1.0,
         ttft_s: float = -1.0,
@@ -110,7 +110,14 @@ class Metrics:
             self.dropped += missing
 
     def attempt(self, provider: str, failure: FailureClass) -> None:
-        self.count(f.ATTEMPTS, (provider, failure.label))
+        """One attempt at ``provider``, and how it ended."""
+        slot = self._attempts.get((provider, failure))
+        if slot is None:
+            slot = self._attempts[provider, failure] = self.slot(f.ATTEMPTS, (provider, failure.label))
+        if slot < 0:
+            self.dropped += 1
+        else:
+            self.series.add(slot, 0, 1)
 
     def speed(self, model: str, provider: str, tokens: int, seconds: float) -> None:
         """The pace of one stream behind its first token."""

@@ -11,23 +11,14 @@ from __future__ import annotations
 
 from .._fast import Table
 from ..types import NANOS, FailureClass
+from .failures import RETRY
 
 BASE_S = 1.0
 """First rest (reliability.md Q11: 1 s doubling)."""
 MAX_S = 30.0
-RETRYABLE = frozenset(
-    {
-        FailureClass.CONNECT,
-        FailureClass.TIMEOUT,
-        FailureClass.TRANSPORT,
-        FailureClass.RATE_LIMITED,
-        FailureClass.OVERLOADED,
-        FailureClass.SERVER,
-        FailureClass.MALFORMED,
-    }
-)
-"""Failures that say something about the target: it rests, and another may be tried as long as nothing reached the
-client (R16, R54)."""
+KEY_S = 300.0
+"""Rest of a target whose key was refused or is spent: nothing but an operator changes that (S-49)."""
+_OF_THE_KEY = frozenset({FailureClass.AUTH, FailureClass.QUOTA})
 
 
 class Cooldowns:
@@ -53,11 +44,13 @@ class Cooldowns:
             self._failures.pop(row, None)
 
     def failed(self, row: int, failure: FailureClass, now: float, retry_after_s: float | None) -> None:
-        if failure not in RETRYABLE:
+        if not RETRY[failure].rests:
             return
         count = self._failures.get(row, 0)
         self._failures[row] = count + 1
-        if retry_after_s is None:
+        if retry_after_s is None and failure in _OF_THE_KEY:
+            rest = KEY_S
+        elif retry_after_s is None:
             rest = min(MAX_S, BASE_S * 2 ** min(count, 10))
         else:
             rest = retry_after_s

@@ -25,7 +25,8 @@ from ..obs.families import BAD_REQUESTS, LOG_SUPPRESSED
 from ..obs.log import Throttle
 from ..types import Endpoint
 from ..wire.codec import dumps
-from ..wire.openai_errors import error_body, error_object
+from ..wire.faces import FACES
+from ..wire.openai_errors import error_object
 from . import openapi, pages
 from .auth import Authenticator
 from .exchange import AiohttpExchange
@@ -67,13 +68,13 @@ class App:
 
     # ------------------------------------------------------------------ requests
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        endpoint = self._data.get(request.rel_url.raw_path)
         try:
-            endpoint = self._data.get(request.rel_url.raw_path)
             if endpoint is not None and request.method == "POST":
                 return await self._serve(request, endpoint)
             response = await self._page(request)
         except GatewayError as error:
-            response = error_response(error)
+            response = error_response(error, endpoint, request_id(request))
         await _discard_body(request)
         return response
 
@@ -249,9 +250,14 @@ def json_response(value: object) -> web.Response:
     return web.Response(body=dumps(value), content_type="application/json")
 
 
-def error_response(error: GatewayError) -> web.Response:
+def error_response(error: GatewayError, endpoint: Endpoint | None = None, request_id: str = "") -> web.Response:
+    """An error in the dialect of the endpoint that was called; OpenAI's for every other path."""
+    face = FACES[Endpoint.CHAT if endpoint is None else endpoint]
     return web.Response(
-        status=error.status, body=error_body(error), content_type="application/json", headers=error.headers
+        status=error.status,
+        body=face.error_body(error, request_id),
+        content_type=face.error_type,
+        headers=error.headers,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..engine.runtime import Active, Outbound, Runtime
 from ..errors import UpstreamError
-from ..wire.codec import DecodeError, loads
+from ..providers.capabilities import capabilities
 
 log = logging.getLogger("slipstream.models")
 FRESH_S = 60.0
@@ -37,8 +37,10 @@ class ModelList:
         active = self._runtime.active
         found: dict[str, Model] = {}
         for name, pool in active.routes.models.items():
-            kind = active.outbound[pool.targets[0].provider.name].kind
-            found[name] = {"id": name, "object": "model", "created": self._created, "owned_by": kind.owner}
+            target = pool.targets[0]
+            kind = active.outbound[target.provider.name].kind
+            model: Model = {"id": name, "object": "model", "created": self._created, "owned_by": kind.owner}
+            found[name] = describe(model, target.upstream_model or name)
         for outbound in active.outbound.values():
             if outbound.spec.serves_every_model:
                 for model in await self._ask(active, outbound):
@@ -55,8 +57,10 @@ class ModelList:
             if known is not None and now - known[0] < FRESH_S:
                 return known[1]
             try:
-                models = await self._fetch(outbound)
-            except (UpstreamError, TimeoutError, DecodeError, ValueError) as exc:
+                base = {"object": "model", "created": self._created, "owned_by": outbound.kind.owner}
+                listed = await fetch_models(outbound, self._runtime.wall())
+                models = [describe({**base, **model}, model["id"]) for model in listed]
+            except (UpstreamError, TimeoutError, ValueError) as exc:
                 log.warning(
                     "the model list of a provider could not be read",
                     extra={"fields": {"provider": outbound.spec.name, "error": type(exc).__name__}},
@@ -65,39 +69,39 @@ class ModelList:
             self._asked[outbound.key] = now, models
             return models
 
-    async def _fetch(self, outbound: Outbound) -> list[Model]:
-        url, headers = outbound.get_models
-        async with asyncio.timeout(ASK_S):
-            reply = await outbound.transport.get(url, headers, connect_s=outbound.spec.timeouts.connect_s)
-            try:
-                parts: list[bytes] = []
-                while part := await reply.chunk():
-                    parts.append(part)
-                    if sum(map(len, parts)) > MAX_LIST_BYTES:
-                        raise ValueError("list too large")
-            finally:
-                reply.close()
-        if reply.status != 200:
-            raise ValueError("no list")
-        return self._read(loads(b"".join(parts)), outbound.kind.owner)
 
-    def _read(self, value: Any, owner: str) -> list[Model]:
-        """OpenAI's ``{"data": [...]}``; Together answers with the bare array (PROTOCOLS.md 2.9)."""
-        items = value.get("data") if isinstance(value, dict) else value
-        if not isinstance(items, list):
-            raise ValueError("not a model list")
-        models: list[Model] = []
-        for item in items[:MAX_LISTED]:
-            name = item.get("id") if isinstance(item, dict) else None
-            if not isinstance(name, str) or not name:
-                continue
-            created, owned_by = item.get("created"), item.get("owned_by")
-            models.append(
-                {
-                    "id": name,
-                    "object": "model",
-                    "created": created if isinstance(created, int) else self._created,
-                    "owned_by": owned_by if isinstance(owned_by, str) and owned_by else owner,
-                }
-            )
-        return models
+def describe(model: Model, upstream: str) -> Model:
+    """``model`` with what is known of the one behind it, in fields that are ours: OpenAI has none for it."""
+    known = capabilities(upstream)
+    if known is not None:
+        flags: dict[str, Any] = known._asdict()
+        model.setdefault("context_window", flags.pop("context_window"))
+        model["capabilities"] = flags
+    return model
+
+
+async def fetch_models(outbound: Outbound, wall_now: float) -> list[Model]:
+    """What a provider says it serves, nothing if it has no such list. ``wall_now`` is Unix seconds (signatures).
+
+    Raises ``UpstreamError`` if it cannot be reached or refuses, ``TimeoutError`` after ``ASK_S``, ``ValueError`` for an
+    answer that is no list.
+    """
+    await outbound.ready()
+    request = outbound.models_request(wall_now)
+    if request is None:
+        return []
+    url, headers = request
+    async with asyncio.timeout(ASK_S):
+        reply = await outbound.transport.get(url, headers, connect_s=outbound.spec.timeouts.connect_s)
+        try:
+            parts: list[bytes] = []
+            while part := await reply.chunk():
+                parts.append(part)
+                if sum(map(len, parts)) > MAX_LIST_BYTES:
+                    raise ValueError("list too large")
+        finally:
+            reply.close()
+    body = b"".join(parts)
+    if not 200 <= reply.status < 300:
+        raise outbound.kind.error(reply.status, reply.headers, body, outbound.spec, None)
+    return outbound.kind.read_models(body)[:MAX_LISTED]

@@ -189,7 +189,9 @@ class Process:
             self._watch_signals()
         if on_ready is not None:
             on_ready(snapshot, listener.port)
+        starting = asyncio.ensure_future(runtime.start())
         await self._stop.wait()
+        starting.cancel()
         runtime.draining = True
         if isinstance(listener, NativeListener):
             listener.heads.clear()  # they do not say "Connection: close"

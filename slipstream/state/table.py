@@ -44,7 +44,14 @@ ERRORS = _bits(
     FailureClass.AUTH,
 )
 """Count as errors of a target. 429 and 529 do not: they make it rest (reliability.md Q03)."""
-NEUTRAL = _bits(FailureClass.CLIENT_ERROR, FailureClass.CLIENT_GONE)
+NEUTRAL = _bits(
+    FailureClass.CLIENT_ERROR,
+    FailureClass.CLIENT_GONE,
+    FailureClass.NOT_FOUND,
+    FailureClass.PERMISSION,
+    FailureClass.CONTEXT,
+    FailureClass.CONTENT_FILTER,
+)
 """Say nothing about a target (Q03: other 4xx never count)."""
 
 

@@ -50,13 +50,14 @@ async def ask(client: openai.AsyncOpenAI, stream: bool, model: str = "m") -> str
 
 
 FAILOVER = {
+    "401": "auth",
     "429": "rate_limited",
     "500": "server",
     "502": "server",
     "503": "overloaded",
     "504": "timeout",
     "529": "overloaded",
-    "quota": "rate_limited",
+    "quota": "quota",
     "html502": "server",
     "cut-first": "transport",
     "stall": "timeout",
@@ -124,9 +125,9 @@ def test_fallback_model() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("broken", ["400", "404", "413", "context", "401"])
+@pytest.mark.parametrize("broken", ["400", "404", "413", "context"])
 def test_no_failover_on_the_clients_own_mistakes(broken: str) -> None:
-    """(R54) What is wrong with the request is wrong everywhere; refused credentials are not the client's business."""
+    """(R54) What is wrong with the request is wrong everywhere."""
 
     async def main() -> None:
         async with pair(broken) as (first, second, running, client):

@@ -72,7 +72,7 @@ def test_every_row_is_usable(kind: ProviderType) -> None:
     assert PROVIDER_TYPES[kind.name] is kind
     assert kind.owner
     if kind.default_base is not None:
-        assert kind.default_base.startswith("https://")
+        assert kind.default_base.startswith(("https://", "http://127.0.0.1:"))
         assert not kind.default_base.endswith("/")
         assert not kind.needs_base
     body = b'{"model":"m","messages":[],"stream":true,"max_completion_tokens":1}'

@@ -10,14 +10,16 @@ import pytest
 
 from slipstream._fast import Table
 from slipstream.errors import ShuttingDown, UpstreamTimeout
-from slipstream.resilience.cooldown import BASE_S, MAX_S, RETRYABLE, Cooldowns
+from slipstream.resilience.cooldown import BASE_S, KEY_S, MAX_S, Cooldowns
+from slipstream.resilience.failures import RETRY
 from slipstream.resilience.watchdog import NEVER, Deadlines, Watchdog
 from slipstream.state.table import SharedTable, open_table
 from slipstream.types import FailureClass
 from tests.virtual import loop_now, only_a_stale_timer, run_virtual
 
-TELLING = sorted(RETRYABLE)
-SILENT = sorted(set(FailureClass) - RETRYABLE)
+OF_THE_KEY = (FailureClass.AUTH, FailureClass.QUOTA)
+TELLING = sorted(f for f, rule in RETRY.items() if rule.rests and f not in OF_THE_KEY)
+SILENT = sorted(f for f, rule in RETRY.items() if not rule.rests)
 RATE = FailureClass.RATE_LIMITED
 
 
@@ -67,10 +69,21 @@ def test_what_says_nothing_of_the_target_never_counts(c: Cooldowns, failure: Fai
 def test_which_failures_are_telling() -> None:  # R16, R54
     assert set(SILENT) == {
         FailureClass.NONE,
-        FailureClass.AUTH,
         FailureClass.CLIENT_ERROR,
         FailureClass.CLIENT_GONE,
+        FailureClass.NOT_FOUND,
+        FailureClass.PERMISSION,
+        FailureClass.CONTEXT,
+        FailureClass.CONTENT_FILTER,
     }
+
+
+@pytest.mark.parametrize("failure", OF_THE_KEY, ids=lambda f: f.label)
+def test_a_refused_or_spent_key_rests_long(c: Cooldowns, failure: FailureClass) -> None:  # S-28, S-49
+    c.failed(3, failure, 100.0, None)
+    assert c.remaining_s(3, 100.0) == KEY_S
+    c.failed(3, failure, 110.0, 5.0)
+    assert c.remaining_s(3, 110.0) == 5.0, "unless the provider says when"
 
 
 def test_it_doubles_up_to_the_cap(c: Cooldowns) -> None:  # Q11
@@ -225,6 +238,19 @@ def test_arming_again_moves_the_limit_later_and_earlier() -> None:
     error, at = watched(body)
     assert (error.phase, at) == ("idle", 97)
     assert "3 s" in error.message
+
+
+def test_a_beat_begins_the_phase_anew() -> None:
+    async def body(dog: Watchdog) -> None:
+        dog.arm("idle", 10)
+        for _ in range(5):
+            await asyncio.sleep(9)
+            dog.beat()
+        await forever()
+
+    error, at = watched(body)
+    assert (error.phase, at) == ("idle", 55)
+    assert watched(body, total_s=50)[1] == 50, "the total stays"
 
 
 def test_disarmed_only_the_total_holds() -> None:  # waiting for a slow client is not the provider's time

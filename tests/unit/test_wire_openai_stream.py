@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.errors import MalformedReply, TransportError, UpstreamError
+from slipstream.providers.base import OPENAI_ENDPOINTS
 from slipstream.types import Endpoint, FailureClass
 from slipstream.wire.openai_stream import DONE_EVENT, StreamTap, check_reply
 from tests.fakes import DONE, FINISH, ROLE, USAGE, USAGE_EVENT, answer, delta, event
@@ -365,15 +366,15 @@ def test_no_bytes_make_it_raise_or_relay_half(parts: list[bytes], size: int) -> 
 # ---- whole replies ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("endpoint", sorted(OPENAI_ENDPOINTS))
 def test_a_good_reply_gives_its_usage(endpoint: Endpoint) -> None:
     usage = check_reply(endpoint, answer(endpoint), provider="p")
     assert usage is not None
-    assert b'"prompt_tokens": 11' in usage
+    assert usage.prompt == 11
     assert check_reply(endpoint, answer(endpoint, usage=None), provider="p") is None
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("endpoint", sorted(OPENAI_ENDPOINTS))
 @pytest.mark.parametrize(
     "body",
     [b"", b"{}", b"[]", b"null", b'{"choices":[', b'{"choices":null,"data":null}', b'{"choices":{},"data":"x"}',
@@ -391,7 +392,7 @@ def test_each_endpoint_wants_its_own_shape() -> None:
             check_reply(endpoint, answer(other), provider="p")
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("endpoint", sorted(OPENAI_ENDPOINTS))
 @pytest.mark.parametrize("more", ["", ',"choices":[]', ',"choices":[{"message":{"content":""}}]'])
 def test_an_error_in_a_200_body(endpoint: Endpoint, more: str) -> None:  # OpenRouter, PROTOCOLS.md 1.5
     body = b' \n {"error":{"message":"slow down","code":429}' + more.encode() + b"}"

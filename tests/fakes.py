@@ -109,6 +109,7 @@ class FakeReply:
         self.left = list(plan.steps)
         self.at_end = False
         self.closed_at: float | None = None
+        self.lingered_s = 0.0
 
     async def chunk(self) -> bytes:
         assert self.closed_at is None, "read after close"
@@ -124,6 +125,11 @@ class FakeReply:
 
     async def read(self, limit: int) -> bytes:
         raise AssertionError("the engine reads piece by piece")
+
+    def linger(self, seconds: float) -> None:
+        """What a transport does with the rest of the body is its own business, and tested there."""
+        self.lingered_s = seconds
+        self.close()
 
     def close(self) -> None:
         if self.closed_at is None:
@@ -206,10 +212,14 @@ class FakeExchange:
         self.headers: Mapping[str, str] = {}
         self.received = b""
         self.replies = 0
+        self.fields: dict[str, str] = {}
         self._body = body
         self._gone_at = gone_at
         self._pauses = pauses or {}
         self._writes = 0
+
+    def header(self, name: str) -> str | None:
+        return self.fields.get(name)
 
     async def _at(self, *names: str) -> None:
         for name in names:
@@ -273,7 +283,9 @@ def spec(name: str, **more: Any) -> ProviderSpec:
 
 
 def snapshot(*providers: ProviderSpec, retries: int = 2, heartbeat_s: float = 0.0, **more: Any) -> Snapshot:
-    routing = RoutingSpec(retries=retries, fallbacks=more.pop("fallbacks", {}))
+    routing = RoutingSpec(
+        retries=retries, fallbacks=more.pop("fallbacks", {}), strict_params=more.pop("strict_params", False)
+    )
     server = ServerSpec(master_api_key=Secret("canary-master-key"), access_log=True, heartbeat_s=heartbeat_s)
     return Snapshot(server=server, routing=routing, providers=providers, **more)
 

@@ -32,7 +32,8 @@ def check(tree: Tree, walk: Walk, provider_types: Mapping[str, ProviderType]) ->
     if providers and all(_known(providers, index, walk) for index in range(len(providers))):
         meant = _meant(providers, walk)
         _weights(meant, walk)
-        _fallbacks(tree, meant, walk)
+        for chains in CHAINS:
+            _fallbacks(chains, tree, meant, walk)
     cors = (tree.get("server") or {}).get("cors")
     if isinstance(cors, dict) and "*" in cors.get("origins", []) and len(cors["origins"]) > 1:
         walk.report(("server", "cors", "origins"), "'*' allows every origin already; remove the others, or the '*'")
@@ -174,11 +175,14 @@ def _reaches(provider: Tree, entry: str) -> bool:
     return any(other.endswith("*") and entry[:-1].startswith(other[:-1]) for other in provider["models"])
 
 
-def _fallbacks(tree: Tree, providers: list[Tree], walk: Walk) -> None:
+CHAINS = ("fallbacks", "context_fallbacks", "content_filter_fallbacks")
+
+
+def _fallbacks(chains: str, tree: Tree, providers: list[Tree], walk: Walk) -> None:
     names = [name for p in providers for name in (*p["models"], *p["model_mapping"])]
-    fallbacks = (tree.get("routing") or {}).get("fallbacks") or {}
+    fallbacks = (tree.get("routing") or {}).get(chains) or {}
     for model, others in fallbacks.items():
-        path: Path = ("routing", "fallbacks", model)
+        path: Path = ("routing", chains, model)
         if path not in walk.lines:
             continue  # the name came from a variable
         if not any(_serves(provider, model) for provider in providers):

@@ -12,13 +12,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET
 
 from ..errors import ConfigError
 from ..types import Secret
 from . import rules
-from .schema import LOG_LEVELS, MAX_PORT, MAX_WORKERS, POLICIES, ConfigFile, CorsFile, ProviderFile, ServerFile
-from .snapshot import Cors, Price, ProviderSpec, ProviderType, RoutingSpec, ServerSpec, Snapshot, Timeouts
+from .schema import (
+    LOG_LEVELS,
+    MAX_PORT,
+    MAX_WORKERS,
+    POLICIES,
+    ConfigFile,
+    CorsFile,
+    ProviderFile,
+    ResilienceFile,
+    ServerFile,
+)
+from .snapshot import (
+    AdmissionSpec,
+    BreakerSpec,
+    Cors,
+    HedgeSpec,
+    LimitsSpec,
+    Price,
+    ProviderSpec,
+    ProviderType,
+    ResilienceSpec,
+    RetrySpec,
+    RoutingSpec,
+    ServerSpec,
+    Snapshot,
+    Timeouts,
+)
 
 LOOPBACK = "127.0.0.1"
 ANY = "0.0.0.0"
@@ -98,16 +124,45 @@ def compile_config(
         routing=RoutingSpec(
             policy=config.routing.policy or ambient.policy or DEFAULT_POLICY,
             retries=config.routing.retries,
-            fallbacks={model: tuple(others) for model, others in config.routing.fallbacks.items()},
+            fallbacks=_chains(config.routing.fallbacks),
+            context_fallbacks=_chains(config.routing.context_fallbacks),
+            content_filter_fallbacks=_chains(config.routing.content_filter_fallbacks),
             strict_params=config.routing.strict_params,
         ),
         providers=tuple(_provider(provider, provider_types) for provider in config.providers),
+        resilience=_resilience(config.resilience),
         verify_ssl=config.verify_ssl,
         ca_file=str(folder / config.ca_file) if config.ca_file is not None else None,
         source=source,
     )
     asked = overrides.host is not None or config.server.host is not None
     return snapshot, _notes(snapshot, asked, provider_types)
+
+
+def _chains(written: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {model: tuple(others) for model, others in written.items()}
+
+
+def _resilience(written: ResilienceFile) -> ResilienceSpec:
+    hedge, admission = written.hedge, written.admission
+    return ResilienceSpec(
+        breaker=BreakerSpec(**msgspec.structs.asdict(written.breaker)),
+        retry=RetrySpec(**msgspec.structs.asdict(written.retry)),
+        hedge=HedgeSpec(
+            enabled=hedge.enabled,
+            delay_s=None if hedge.delay_ms is None else hedge.delay_ms / 1000,
+            budget_share=hedge.budget_share,
+        ),
+        admission=AdmissionSpec(
+            max_in_flight=admission.max_in_flight,
+            queue=admission.queue,
+            queue_wait_s=admission.queue_wait_s,
+            adaptive=admission.adaptive,
+            max_rss_bytes=admission.max_rss_mb << 20,
+            max_lag_s=admission.max_lag_ms / 1000,
+        ),
+        probe_s=written.probe_s,
+    )
 
 
 def resolve_host(host: str | None, has_key: bool) -> str:
@@ -158,6 +213,7 @@ def _provider(written: ProviderFile, provider_types: Mapping[str, ProviderType])
         max_connections=written.max_connections,
         headers=dict(written.headers),
         price=_price(written),
+        limits=LimitsSpec(**msgspec.structs.asdict(written.limits)),
         region=written.region,
         api_version=written.api_version,
         mock=_mock(written) if written.type == "mock" else None,

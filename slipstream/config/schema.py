@@ -85,6 +85,19 @@ class MockFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ] = UNSET
 
 
+class LimitsFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What a provider may be asked for."""
+
+    max_in_flight: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests at once, per worker.")] = 1024
+    queue: Annotated[int, Meta(ge=0, le=1_000_000, description="Requests that may wait for one of these places.")] = 1024
+    requests_per_min: Annotated[
+        Annotated[int, Meta(ge=1)] | None, _doc("Its own limit, over all workers; learned from its headers too.")
+    ] = None
+    tokens_per_min: Annotated[
+        Annotated[int, Meta(ge=1)] | None, _doc("Its own limit, over all workers; learned from its headers too.")
+    ] = None
+
+
 class ProviderFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """One provider: where it is, what it serves, how it is spoken to."""
 
@@ -115,6 +128,7 @@ class ProviderFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     max_connections: Annotated[int, Meta(ge=1, le=65536, description="Open connections to it, at most.")] = 1024
     headers: Annotated[dict[HeaderName, HeaderValue], _doc("Extra request headers.")] = field(default_factory=dict)
     price: Annotated[PriceFile | None, _doc("US dollars per million tokens.")] = None
+    limits: LimitsFile = LimitsFile()
     region: Annotated[str | None, _doc("Cloud region, where the type has regions.", rules.region)] = None
     api_version: Annotated[str | None, _doc("API version, where the type wants one.", rules.region)] = None
     mock: Annotated[MockFile | None, _doc("Behaviour of a provider of type mock.")] = None
@@ -173,6 +187,70 @@ class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     fallbacks: Annotated[dict[ModelName, list[ModelName]], _doc("Model -> models that are tried after it.")] = field(
         default_factory=dict
     )
+    context_fallbacks: Annotated[
+        dict[ModelName, list[ModelName]], _doc("Model -> models for prompts that are too long for it.")
+    ] = field(default_factory=dict)
+    content_filter_fallbacks: Annotated[
+        dict[ModelName, list[ModelName]], _doc("Model -> models for prompts that its provider refused to answer.")
+    ] = field(default_factory=dict)
+
+
+class BreakerFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """When a target is shut out, and how it comes back."""
+
+    enabled: bool = True
+    consecutive: Annotated[int, Meta(ge=1, le=1000, description="Failures in a row.")] = 5
+    window_calls: Annotated[int, Meta(ge=1, le=100_000, description="Calls before a share of failures counts.")] = 20
+    error_share: Annotated[float, Meta(gt=0, le=1, description="Share of failures within a minute.")] = 0.5
+    cooldown_s: Annotated[Seconds, _doc("The first time it is shut; longer each further time.")] = 30.0
+    max_cooldown_s: Annotated[Seconds, _doc("The longest time it is shut.")] = 300.0
+    max_ejected: Annotated[float, Meta(ge=0, le=1, description="Share of a pool that may be shut at once.")] = 0.5
+    ramp_s: Annotated[Annotated[float, Meta(ge=0, le=3600)], _doc("From 10 % of its share back to all of it.")] = 10.0
+    latency_factor: Annotated[
+        Annotated[float, Meta(ge=0, le=1000)], _doc("Also shut what is so many times slower than its pool; 0 is off.")
+    ] = 0.0
+
+
+class RetryFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How many retries all requests together may make."""
+
+    budget_share: Annotated[float, Meta(ge=0, le=10, description="Retries per request, over 10 seconds.")] = 0.2
+    budget_per_s: Annotated[float, Meta(ge=0, le=100_000, description="And so many a second in any case.")] = 10.0
+
+
+class HedgeFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A second attempt beside one that is slow to begin."""
+
+    enabled: bool = False
+    delay_ms: Annotated[
+        Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S * 1000)] | None,
+        _doc("After this; without it the target's 95th percentile of the time to the first token."),
+    ] = None
+    budget_share: Annotated[float, Meta(ge=0, le=1, description="Extra requests, at most this share.")] = 0.05
+
+
+class AdmissionFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How much is let in before requests are turned away with 503."""
+
+    max_in_flight: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests at once, per worker.")] = 10_000
+    queue: Annotated[int, Meta(ge=0, le=1_000_000, description="Requests that may wait.")] = 1024
+    queue_wait_s: Annotated[Seconds, _doc("The longest wait.")] = 1.0
+    adaptive: Annotated[bool, _doc("Let the measured latency move the cap.")] = False
+    max_rss_mb: Annotated[int, Meta(ge=0, le=1 << 20, description="Memory of a worker; 0 is no ceiling.")] = 0
+    max_lag_ms: Annotated[Millis, _doc("Delay of the event loop above which requests are turned away.")] = 1000.0
+
+
+class ResilienceFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What happens in trouble."""
+
+    breaker: BreakerFile = BreakerFile()
+    retry: RetryFile = RetryFile()
+    hedge: HedgeFile = HedgeFile()
+    admission: AdmissionFile = AdmissionFile()
+    probe_s: Annotated[
+        Annotated[float, Meta(ge=0, le=MAX_TIMEOUT_S)],
+        _doc("Seconds between health probes of targets that are idle or shut; 0 is none."),
+    ] = 0.0
 
 
 class ConfigFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -181,6 +259,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     providers: Annotated[list[ProviderFile], Meta(min_length=1, description="At least one.")]
     server: ServerFile = ServerFile()
     routing: RoutingFile = RoutingFile()
+    resilience: ResilienceFile = ResilienceFile()
     verify_ssl: Annotated[bool, _doc("Check the providers' certificates.")] = True
     ca_file: Annotated[
         str | None, _doc("PEM file of certificate authorities to trust; relative to the file.", rules.path)

@@ -49,6 +49,79 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerSpec:
+    """When a target is shut, for how long, and how it comes back (reliability.md 1.2, 1.3; contracts E: 20 calls, 30 s).
+
+    ``consecutive`` failures in a row, or ``error_share`` of at least ``window_calls`` calls within a minute; shut for
+    ``cooldown_s``, longer each time up to ``max_cooldown_s``; at most ``max_ejected`` of a pool; back with 10 % of its
+    share, all of it after ``ramp_s``. ``latency_factor`` (0: off): a target that much slower than its pool's median.
+    """
+
+    enabled: bool = True
+    consecutive: int = 5
+    window_calls: int = 20
+    error_share: float = 0.5
+    cooldown_s: float = 30.0
+    max_cooldown_s: float = 300.0
+    max_ejected: float = 0.5
+    ramp_s: float = 10.0
+    latency_factor: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySpec:
+    """How many retries all requests together may make (Q05)."""
+
+    budget_share: float = 0.2
+    budget_per_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeSpec:
+    """A second attempt beside a slow one. ``delay_s`` ``None``: the target's p95 of the time to the first token."""
+
+    enabled: bool = False
+    delay_s: float | None = None
+    budget_share: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionSpec:
+    """How much is let in (Q01, R32). ``adaptive``: the cap follows the measured latency. ``max_rss_bytes`` 0: no
+    ceiling; ``max_lag_s``: the event loop's delay above which new requests are turned away."""
+
+    max_in_flight: int = 10_000
+    queue: int = 1024
+    queue_wait_s: float = 1.0
+    adaptive: bool = False
+    max_rss_bytes: int = 0
+    max_lag_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ResilienceSpec:
+    """What happens when providers, clients or this process are in trouble."""
+
+    breaker: BreakerSpec = BreakerSpec()
+    retry: RetrySpec = RetrySpec()
+    hedge: HedgeSpec = HedgeSpec()
+    admission: AdmissionSpec = AdmissionSpec()
+    probe_s: float = 0.0
+    """Seconds between active health probes of a target that is idle or shut; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsSpec:
+    """What one provider may be asked for, by all workers together but for ``max_in_flight``, which is per worker.
+    ``None``: no limit that we know of."""
+
+    max_in_flight: int = 1024
+    queue: int = 1024
+    requests_per_min: int | None = None
+    tokens_per_min: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """US dollars per million tokens."""
 
@@ -77,6 +150,7 @@ class ProviderSpec:
     max_connections: int = 1024
     headers: Mapping[str, Secret] = field(default_factory=dict)
     price: Price | None = None
+    limits: LimitsSpec = LimitsSpec()
     region: str | None = None
     api_version: str | None = None
     mock: Mapping[str, float | int | None] | None = None
@@ -138,12 +212,15 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class RoutingSpec:
-    """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it;
+    """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it (separately
+    for a prompt that is too long and for one that was filtered);
     ``strict_params``: what a provider cannot express is refused, not reported (R65)."""
 
     policy: str = "weighted_round_robin"
     retries: int = 2
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    context_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    content_filter_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     strict_params: bool = False
 
 
@@ -154,6 +231,7 @@ class Snapshot:
     server: ServerSpec
     routing: RoutingSpec
     providers: tuple[ProviderSpec, ...]
+    resilience: ResilienceSpec = ResilienceSpec()
     verify_ssl: bool = True
     ca_file: str | None = None
     source: str = "defaults"

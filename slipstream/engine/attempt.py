@@ -21,12 +21,13 @@ from ..wire.request import Call, outbound_body
 from ..wire.usage import estimate
 from .context import RequestContext
 from .exchange import Exchange
-from .relay import MAX_REPLY_BYTES, drain, read_whole, relay_stream
+from .relay import LINGER_S, MAX_REPLY_BYTES, Relay, read_whole
 from .runtime import Active, Outbound, Runtime
 from .translate import Conversion, Tap, check_native, convert, native_tap, refuse_dropped
 
 ESTIMATED = block({"x-slipstream-usage-source": "estimated"})
 DROPPED_CHARS = 1000
+PASSED_CHARS = 1000
 
 
 async def attempt(
@@ -47,7 +48,7 @@ async def attempt(
         if outbound.signer is not None:
             await outbound.ready()
         conversion = _translated(runtime, active, ctx, call, outbound, model)
-        built = _native(call, outbound, model) if conversion is None else conversion.built
+        built = _native(call, outbound, model, exchange) if conversion is None else conversion.built
         if built is None:
             _answer_estimate(exchange, outbound, call)
             return
@@ -87,7 +88,9 @@ async def attempt(
                 head = outbound.whole_headers
                 exchange.reply(200, _told(head, ctx) if ctx.attempts > 1 or ctx.dropped else head, whole)
         if call.stream:
-            await drain(ctx, reply, clock)
+            # the client has its answer: the rest of the body is the transport's business
+            reply.linger(LINGER_S)
+            reply = None
     except UpstreamError as error:
         raise refine(error, kind.name, provider.name) from None
     finally:
@@ -115,7 +118,7 @@ async def _stream(
         tap = conversion.tap(lambda: (runtime.clock() - ctx.t_start) * 1000)
     ctx.tap = tap
     try:
-        await relay_stream(ctx, exchange, reply, dog, idle_s, tap, ctx.pulse, runtime.clock)
+        await Relay(ctx, exchange, reply, dog, idle_s, tap, ctx.pulse, runtime.clock).run()
     finally:
         # also on errors and disconnects: what came was paid for (R8)
         ctx.completion_events = tap.content_events
@@ -132,13 +135,27 @@ def prompt_bytes(call: Call) -> int:
     return max(0, end - start)
 
 
-def _native(call: Call, outbound: Outbound, model: str) -> Built | None:
+def _native(call: Call, outbound: Outbound, model: str, exchange: Exchange) -> Built | None:
     """The client's own request, where the provider speaks its dialect; ``None`` if it does not."""
     kind = outbound.kind
     if call.endpoint not in kind.natives:
         return None
     body = outbound_body(call, model, ask_usage=kind.ask_usage, rename=kind.rename)
-    return Built(kind.url(outbound.spec, call.endpoint, model, call.stream), body)
+    return Built(kind.url(outbound.spec, call.endpoint, model, call.stream), body, _passed(outbound, exchange))
+
+
+def _passed(outbound: Outbound, exchange: Exchange) -> dict[str, str]:
+    """The client's fields that go with a native request. What is configured wins, but a list is joined with ours."""
+    passed = {}
+    for name in outbound.kind.passes:
+        value = exchange.header(name)
+        if value and len(value) <= PASSED_CHARS and value.isascii() and value.isprintable():
+            ours = outbound.field(name)
+            if ours is not None and name.endswith("-beta"):
+                passed[name] = f"{ours},{value}"
+            elif not any(configured.lower() == name for configured in outbound.spec.headers):
+                passed[name] = value
+    return passed
 
 
 def _translated(

@@ -18,6 +18,10 @@ class Exchange(Protocol):
     request_id: str
     started: bool
 
+    def header(self, name: str) -> str | None:
+        """A field of the request's head by its name in lower case; several of one name are joined by commas (RFC 9110
+        5.3)."""
+
     async def body(self) -> bytes:
         """The whole request body, decoded from its content-encoding. Raises ``ClientError`` (400, 408, 413, 415)."""
 

@@ -84,7 +84,7 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
                 raise
             if others is None:
                 others = _others(runtime, active, call, pool, target)
-            refused = target.provider.api_key if rule.new_key else None
+            refused = (target.provider.api_key or None) if rule.new_key else None
             following = next((o for o in others if _may_follow(runtime, ctx, o[0], refused)), None)
             if following is None:
                 raise

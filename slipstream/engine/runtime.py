@@ -21,7 +21,7 @@ from ..errors import ConfigError, UpstreamError
 from ..net.upstream import Upstream
 from ..obs.metrics import Metrics
 from ..obs.redact import Redactor
-from ..providers.base import ProviderType, Signer
+from ..providers.base import ProviderType, Signer, with_fields
 from ..providers.registry import PROVIDER_TYPES
 from ..resilience.cooldown import Cooldowns
 from ..resilience.watchdog import Deadlines
@@ -68,7 +68,7 @@ class Outbound:
         self._prepared: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Any, Any]] = {}
         self.post: dict[Endpoint, tuple[Any, Any]] = {}
         """Where requests of a native endpoint go, if that is always the same place."""
-        if not self.kind.by_model and self.signer is None:
+        if not self.kind.by_model and not self.kind.passes and self.signer is None:
             self.post = {
                 e: transport.prepare(self.kind.url(spec, e, "", False), self._headers) for e in self.kind.natives
             }
@@ -101,19 +101,22 @@ class Outbound:
                 self._starting = None
             raise
 
+    def field(self, name: str) -> str | None:
+        """Our own value of a field of every request, by its name in lower case."""
+        return next((value for key, value in self._headers.items() if key.lower() == name), None)
+
     def prepared(self, url: str, extra: Mapping[str, str] | None, body: bytes, wall_now: float) -> tuple[Any, Any]:
         """URL and header block of one request, signed if the provider wants that. ``extra`` fields are this request's.
         Raises ``UpstreamError`` if there are no credentials."""
         if self.signer is not None:
-            return self.transport.prepare(
-                url, {**self._headers, **(extra or {}), **self.signer.headers("POST", url, body, wall_now)}
-            )
+            signed = {**(extra or {}), **self.signer.headers("POST", url, body, wall_now)}
+            return self.transport.prepare(url, with_fields(self._headers, signed))
         key = url, tuple(extra.items()) if extra else ()
         found = self._prepared.get(key)
         if found is None:
             if len(self._prepared) >= PREPARED_MAX:
                 self._prepared.clear()
-            found = self._prepared[key] = self.transport.prepare(url, {**self._headers, **(extra or {})})
+            found = self._prepared[key] = self.transport.prepare(url, with_fields(self._headers, extra or {}))
         return found
 
 
@@ -218,9 +221,9 @@ class Runtime:
         """Requests in flight in this process."""
         return self.metrics.in_flight
 
-    def swap(self, snapshot: Snapshot) -> list[Upstream]:
-        """Make ``snapshot`` the active one. Returns the transports that are no longer used by new requests; close them
-        when the old generation's requests are done."""
+    def swap(self, snapshot: Snapshot) -> list[Upstream | Signer]:
+        """Make ``snapshot`` the active one. Returns the transports and signers that are no longer used by new requests;
+        close them when the old generation's requests are done."""
         old = self.active
         outbound = self._connect(snapshot, old.outbound)
         kept = {id(o.transport) for o in outbound.values()}
@@ -230,7 +233,8 @@ class Runtime:
         if old.in_flight:
             self.active.in_flight += 1
             old.heir = self.active
-        return [o.transport for o in old.outbound.values() if id(o.transport) not in kept]
+        unused = [o for o in old.outbound.values() if id(o.transport) not in kept]
+        return [o.transport for o in unused] + [o.signer for o in unused if o.signer is not None]
 
     async def start(self) -> None:
         """Get the credentials that change while we run, before the first request needs them. For a provider that has

@@ -65,7 +65,7 @@ class AiohttpTransport:
         self._waited_s = 0.0
 
     def prepare(self, url: str, headers: Mapping[str, str]) -> tuple[Any, Any]:
-        parsed = URL(url)
+        parsed = URL(url, encoded=True)  # a signature covers the path as it is written
         return (parsed, _proxy_for(parsed)), CIMultiDict(headers)
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
@@ -167,6 +167,10 @@ class _Large(aiohttp.Payload):
             await asyncio.sleep(0)
 
 
+_lingering: set[asyncio.Task[None]] = set()
+"""The loop alone would not keep them."""
+
+
 class _Reply:
     """``UpstreamReply`` over ``aiohttp.ClientResponse``."""
 
@@ -196,6 +200,21 @@ class _Reply:
             raise TransportError from None
         except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError):
             raise TransportError from None
+
+    def linger(self, seconds: float) -> None:
+        task = asyncio.ensure_future(self._drain(seconds))
+        _lingering.add(task)
+        task.add_done_callback(_lingering.discard)
+
+    async def _drain(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while await self._response.content.readany():
+                    pass
+        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+            pass
+        finally:
+            self.close()
 
     def close(self) -> None:
         response = self._response

@@ -98,6 +98,7 @@ TYPE = AnthropicType(
     auth="x-api-key",
     ask_usage=False,
     natives=frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS}),
+    passes=("anthropic-beta", "anthropic-version"),
 )
 
 

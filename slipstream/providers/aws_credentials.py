@@ -7,13 +7,14 @@ Temporary credentials are asked for again a while before they end, in a task of 
 them. While a new set cannot be had the old one stays in use to its last second.
 
 The rule that must not be broken: ``headers`` never waits and never sends what has expired; what went wrong is told by
-the kind of the exception only, because its text may hold what was read.
+the kind of the exception only, because its text may hold what was read (the library's own warning included).
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
@@ -27,8 +28,11 @@ START_LIMIT_S = 30.0
 """For the first credentials: the chain may ask the instance's metadata service, which is slow to be missing."""
 REFRESH_LIMIT_S = 60.0
 MARGIN_S = 600.0
-"""Credentials are renewed so long before they end. aiobotocore asks its source from 900 s before on, and what remains
-is enough for ten tries."""
+"""Credentials are renewed so long before they end, those that live shorter in the middle of what is left to them.
+aiobotocore asks its source from 900 s before on, and what remains is enough for ten tries."""
+INSTANCE, INSTANCE_MARGIN_S = "iam-role", 1560.0
+"""Those of an instance are watched from earlier on: when less than 1,500 s are left, aiobotocore makes up an end that
+is later than the true one (``_evaluate_expiration``), and who believes that comes after the true one."""
 RETRY_FIRST_S, RETRY_LAST_S = 1.0, 60.0
 """Back-off after a refresh that failed, or that brought the same credentials again (instances hand out the new ones
 five minutes before the old ones end)."""
@@ -42,18 +46,30 @@ class Session(Protocol):
 
 
 class Keys(NamedTuple):
-    """One set. ``expires_at`` is Unix seconds, ``None`` if it does not end."""
+    """One set. ``expires_at`` is Unix seconds, ``None`` if it does not end; ``source`` is aiobotocore's word."""
 
     access_key: str
     secret_key: Secret
     token: Secret
     expires_at: float | None
+    source: str | None = None
+
+    def renews(self, old: Keys) -> bool:
+        return (self.access_key, self.secret_key, self.token) != (old.access_key, old.secret_key, old.token)
+
+    def fresh_s(self, now: float) -> float:
+        """Seconds until it is time to ask for the next set; not positive if it is."""
+        left = (self.expires_at or 0.0) - now
+        return left - (INSTANCE_MARGIN_S if self.source == INSTANCE else min(MARGIN_S, left / 2))
 
 
 class AwsCredentials:
     """See ``providers.base.Signer``. ``open_session``, ``wall`` and ``sleep`` are for tests."""
 
-    __slots__ = ("_keys", "_open_session", "_provider", "_region", "_session", "_sleep", "_task", "_wall")
+    __slots__ = (
+        "_closed", "_keys", "_open_session", "_provider", "_region", "_session", "_sleep", "_starting", "_task",
+        "_wall",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,25 +88,15 @@ class AwsCredentials:
         self._session: Session | None = None
         self._keys: Keys | None = None
         self._task: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._closed = False
 
     async def start(self) -> None:
-        if self._task is not None:
-            return
-        try:
-            if self._session is None:
-                self._session = self._open_session()
-            self._keys = await asyncio.wait_for(self._fetch(), START_LIMIT_S)
-        except ImportError:
-            raise self._refused("AWS credentials need an extra: pip install 'slipstream-gateway[bedrock]'") from None
-        except Exception as error:
-            raise self._refused(f"they could not be read ({type(error).__name__})") from None
-        if self._keys is None:
-            raise self._refused(
-                "none were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give the machine a "
-                "role, or set api_key to a Bedrock API key"
-            )
-        if self._keys.expires_at is not None:
-            self._task = asyncio.create_task(self._keep_fresh())
+        async with self._starting:  # a generation of the configuration that takes us over starts us, too
+            if self._keys is None:
+                self._keys = await self._first()
+                if self._keys.expires_at is not None and not self._closed:
+                    self._task = asyncio.create_task(self._keep_fresh())
 
     def headers(self, method: str, url: str, body: bytes, now: float) -> dict[str, str]:
         keys = self._keys
@@ -112,6 +118,7 @@ class AwsCredentials:
         )
 
     async def close(self) -> None:
+        self._closed = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -119,9 +126,26 @@ class AwsCredentials:
 
     # ------------------------------------------------------------------ fetching
 
+    async def _first(self) -> Keys:
+        try:
+            keys = await asyncio.wait_for(self._fetch(), START_LIMIT_S)
+        except ImportError:
+            raise self._refused("AWS credentials need an extra: pip install 'slipstream-gateway[bedrock]'") from None
+        except Exception as error:
+            self._session = None  # it remembers the files it read; by the next time they may have been put right
+            raise self._refused(f"they could not be read ({type(error).__name__})") from None
+        if keys is None:
+            self._session = None
+            raise self._refused(
+                "none were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give the machine a "
+                "role, or set api_key to a Bedrock API key"
+            )
+        return keys
+
     async def _fetch(self) -> Keys | None:
         """Ask the chain. It renews what is about to end before it answers."""
-        assert self._session is not None
+        if self._session is None:
+            self._session = self._open_session()
         found = await self._session.get_credentials()
         if found is None:
             return None
@@ -134,23 +158,32 @@ class AwsCredentials:
             Secret(frozen.secret_key),
             Secret(frozen.token or ""),
             None if ends is None else ends.timestamp(),
+            getattr(found, "method", None),
         )
 
     async def _keep_fresh(self) -> None:
-        pause = RETRY_FIRST_S
-        while self._keys is not None and self._keys.expires_at is not None:
-            left = self._keys.expires_at - self._wall()
-            if left > MARGIN_S:
+        keys, pause, renewed = self._keys, RETRY_FIRST_S, True
+        while keys is not None and keys.expires_at is not None:
+            fresh_s = keys.fresh_s(self._wall())
+            if renewed and fresh_s > 0:
                 pause = RETRY_FIRST_S
-                await self._sleep(left - MARGIN_S)
+                await self._sleep(max(fresh_s, RETRY_FIRST_S))
             else:
                 await self._sleep(pause)
                 pause = min(2 * pause, RETRY_LAST_S)
-            try:
-                fresh = await asyncio.wait_for(self._fetch(), REFRESH_LIMIT_S)
-            except Exception:  # whatever it was, the next try is the answer to it
-                continue
-            self._keys = fresh or self._keys
+            old, keys = keys, await self._next(keys)
+            renewed = keys.renews(old)
+            self._keys = keys
+
+    async def _next(self, old: Keys) -> Keys:
+        """The next set, else the old one (perhaps with a later end)."""
+        try:
+            found = await asyncio.wait_for(self._fetch(), REFRESH_LIMIT_S)
+        except Exception:  # whatever it was, the next try is the answer to it
+            found = None
+        if found is None or not found.renews(old):
+            self._session = None  # a session that believes a made-up end would not ask again for a while
+        return found or old
 
     def _refused(self, why: str) -> UpstreamError:
         return UpstreamError(
@@ -163,4 +196,12 @@ class AwsCredentials:
 def _open_session() -> Session:
     """Imported here: only those that need it pay for it (some 200 ms)."""
     session: Session = importlib.import_module("aiobotocore.session").get_session()
+    for name in ("aiobotocore.credentials", "botocore.credentials"):
+        logging.getLogger(name).addFilter(_bare)  # the same again is no second filter
     return session
+
+
+def _bare(record: logging.LogRecord) -> bool:
+    """That a renewal failed is worth a line; its traceback may hold what the source had said."""
+    record.exc_info = record.exc_text = None
+    return True

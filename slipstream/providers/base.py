@@ -52,8 +52,10 @@ class ProviderType:
     header that carries the key: ``bearer`` or a header name. ``ask_usage``: streams need
     ``stream_options.include_usage`` to report usage; ``False`` where the provider reports it anyway or refuses the
     field (PROTOCOLS.md 1.2). ``rename``: request keys it spells differently. ``natives``: the endpoints whose dialect
-    it speaks itself. ``by_model``: its URLs hold the model, or differ for streams. ``chat``: how chat requests that
-    come through the canonical shape are written for it. ``lists_models``: it has a list of its models.
+    it speaks itself. ``by_model``: its URLs hold the model, or differ for streams.
+    ``passes``: fields of the client that are part of what a native request means (lower case), and go with it.
+    ``chat``: how chat requests that come through the canonical shape are written for it. ``lists_models``: it has a
+    list of its models.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ProviderType:
     owned_by: str = ""
     natives: frozenset[Endpoint] = OPENAI_ENDPOINTS
     by_model: bool = False
+    passes: tuple[str, ...] = ()
     chat: ChatQuirks = PLAIN
     lists_models: bool = True
 
@@ -188,6 +191,14 @@ def outbound_headers(kind: ProviderType, spec: ProviderSpec, *, json_body: bool 
         else:
             _replace(headers, kind.auth, key)
     return headers
+
+
+def with_fields(headers: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """``headers`` with the fields of one request; of two with the same name, whatever its case, the latter counts."""
+    merged = dict(headers)
+    for name, value in more.items():
+        _replace(merged, name, value)
+    return merged
 
 
 def _replace(headers: dict[str, str], name: str, value: str) -> None:

@@ -165,7 +165,7 @@ _ROWS = (
     ProviderType("mock", needs_key=False, chat=ChatQuirks(extras=_SAMPLING)),
 )
 
-_FILES = ("anthropic", "gemini", "bedrock", "azure", "ollama")
+_FILES = ("anthropic", "gemini", "bedrock", "azure", "ollama", "cohere")
 """Types with a file of their own: ``slipstream.providers.<name>``, attribute ``TYPE``."""
 
 

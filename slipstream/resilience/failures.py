@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from ..errors import UpstreamError
 from ..types import FailureClass
+from ..wire.openai_errors import status_class
 
 ANY = "*"
 IN_200 = 200
@@ -423,6 +424,8 @@ def refine(error: UpstreamError, provider_type: str, provider: str) -> UpstreamE
     """
     if type(error) is not UpstreamError or not error.upstream_status or error.failure is FailureClass.MALFORMED:
         return error
+    if error.upstream_status >= 400 and error.failure is not status_class(error.upstream_status):
+        return error  # its reader knew more than the status says
     failure = classify(provider_type, error.upstream_status, error.code, error.type, error.message)
     if failure is FailureClass.SERVER and error.upstream_status < 400:
         failure = error.failure  # its reader saw the whole error, and no word here says more

@@ -25,6 +25,10 @@ class AiohttpExchange:
         self.response: web.StreamResponse | None = None
         self.started = False
 
+    def header(self, name: str) -> str | None:
+        values = self._request.headers.getall(name, ())
+        return ",".join(values) if values else None
+
     async def body(self) -> bytes:
         content = self._request.content
         parts: list[bytes] = []

@@ -293,12 +293,13 @@ class Process:
         if self._place is None:  # else the supervisor has counted it, once for all workers
             runtime.metrics.count(RELOADS, ("ok",))
         log.info("configuration reloaded", extra={"fields": {"source": snapshot.source, "generation": generation}})
+        await runtime.start()
         if old.in_flight:  # R42: a connection in use is never closed
             idle = asyncio.Event()
             old.on_idle = idle.set
             await idle.wait()
-        for transport in unused:
-            await transport.close()
+        for transport_or_signer in unused:
+            await transport_or_signer.close()
 
 
 def not_reloaded(metrics: Metrics, error: ConfigError) -> None:

@@ -85,10 +85,19 @@ class StreamTap:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take a transport chunk; return the bytes of complete events to relay (``b""`` when none is complete)."""
-        if self.over():
+        if self.done or self.failure is not None:
             return b""
-        self._framer.feed(chunk)
-        return self._drain()
+        framer = self._framer
+        framer.feed(chunk)
+        flags = framer.ordinary(self._scan)
+        if flags:
+            return self._drain(flags)
+        if framer.run_start < 0:
+            return b""
+        self.content_events += framer.run_content
+        if framer.run_finish:
+            self.finished = True
+        return framer.slice(framer.run_start, framer.run_end)
 
     def end(self) -> bytes:
         """The transport ended cleanly: return what is left to relay, or set ``failure`` if the stream is incomplete."""
@@ -111,13 +120,13 @@ class StreamTap:
             return b""
         return b"data: " + self._framer.data().replace(b"\n", b"\ndata: ") + b"\n\n"
 
-    def _drain(self) -> bytes:
-        """Relay what is complete: spans between dropped events are joined, mostly there is just one."""
+    def _drain(self, flags: int) -> bytes:
+        """Relay what is complete, where an event needs a second look (``flags``: the first). Spans between dropped
+        events are joined, mostly there is just one."""
         framer = self._framer
         parts: list[bytes] = []
         first = last = -1
-        while not self.over():
-            flags = framer.ordinary(self._scan)
+        while True:
             if framer.run_start >= 0:
                 if first < 0:
                     first = framer.run_start
@@ -137,6 +146,9 @@ class StreamTap:
             elif first >= 0:
                 parts.append(framer.slice(first, last))
                 first = -1
+            if self.over():
+                break
+            flags = framer.ordinary(self._scan)
         if first >= 0:
             if not parts:
                 return framer.slice(first, last)

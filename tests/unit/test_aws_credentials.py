@@ -71,6 +71,7 @@ class Frozen:
 class Found:
     def __init__(self, session: FakeSession) -> None:
         self._session = session
+        self.method = session.method
 
     @property
     def _expiry_time(self) -> datetime.datetime | None:
@@ -93,6 +94,7 @@ class FakeSession:
         self.asked = 0
         self.error: Exception | None = None
         self.missing = False
+        self.method = "container-role"
 
     async def get_credentials(self) -> Any:
         return None if self.missing else Found(self)
@@ -176,15 +178,97 @@ def test_the_same_keys_again_is_no_busy_loop() -> None:
     """Instances hand out the next set five minutes before the end of the last."""
 
     async def main() -> None:
-        time, session = Time(), FakeSession(START + 300)
-        signer = credentials(time, session)
+        time, session, opened = Time(), FakeSession(START + 300), []
+        signer = AwsCredentials(
+            provider="aws",
+            region="us-west-2",
+            open_session=lambda: opened.append(1) or session,
+            wall=time.wall,
+            sleep=time.sleep,
+        )
         await signer.start()
         await time.advance(240)
         assert session.asked < 12
+        # the chain is asked anew each time: a session that believes a made-up end would not ask its source
+        assert len(opened) == session.asked - 1
         session.missing = True  # nothing at all is a failure, too
         await time.advance(50)
         assert key_of(signer, time) == "AKIA1"
         await signer.close()
+
+    run(main())
+
+
+def test_short_lives_are_renewed_in_their_middle() -> None:
+    async def main() -> None:
+        time, session = Time(), FakeSession(START + 100)
+        signer = credentials(time, session)
+        await signer.start()
+        for _ in range(20):
+            session.renew(time.now + 150)
+            await time.advance(50)
+        assert session.asked == 21
+        assert set(time.slept) == {50}
+        await signer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("left_at_start", [400.0, 1490.0, 6 * HOUR])
+def test_an_end_that_the_library_made_up_is_not_believed(left_at_start: float) -> None:
+    """Near the end aiobotocore says of the same credentials of an instance that they end 17 to 25 minutes from now."""
+
+    class Instance(FakeSession):
+        true_end = START + left_at_start
+
+        def turn(self, now: float) -> None:
+            if self.true_end - now <= 300:  # only now does the instance have the next set
+                self.true_end = now + 6 * HOUR
+                self.renew(self.true_end)
+            elif self.true_end - now < 1500:
+                self.expires_at = now + 1500
+
+    async def main() -> None:
+        time, session = Time(), Instance(START + left_at_start)
+        session.method = aws_credentials.INSTANCE
+        session.turn(time.now)
+        signer = credentials(time, session)
+        await signer.start()
+        old = session.access_key
+        while time.now < START + 13 * HOUR:
+            before = session.access_key
+            session.turn(time.now)
+            old = before if session.access_key != before else old
+            await time.advance(10)
+            late = session.true_end - 6 * HOUR + 300 < time.now  # the end of the set before it
+            assert key_of(signer, time) in ((session.access_key,) if late else (session.access_key, old))
+        assert session.asked < 3 * 40
+        await signer.close()
+
+    run(main())
+
+
+def test_started_twice_at_once_and_closed_meanwhile() -> None:
+    async def main() -> None:
+        time = Time()
+        held = asyncio.Event()
+
+        class Slow(FakeSession):
+            async def get_credentials(self) -> Any:
+                await held.wait()
+                return await super().get_credentials()
+
+        session = Slow(START + HOUR)
+        signer, closed = credentials(time, session), credentials(time, session)
+        starting = [asyncio.create_task(s.start()) for s in (signer, signer, closed)]
+        await settle()
+        await closed.close()
+        held.set()
+        await asyncio.gather(*starting)
+        await settle()
+        assert (session.asked, others()) == (2, 1)
+        await signer.close()
+        assert others() == 0
 
     run(main())
 

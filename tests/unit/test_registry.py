@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from slipstream.providers.base import OPENAI_ENDPOINTS, ProviderType
-from slipstream.providers.registry import PROVIDER_TYPES
+from slipstream.providers.registry import _FILES, PROVIDER_TYPES
 from slipstream.types import Endpoint
 from tests.fakes import spec
 
-FILES = ("anthropic", "gemini", "bedrock", "azure", "ollama")
+FILES = _FILES
 ROWS = [name for name in PROVIDER_TYPES if name not in FILES]
 
 

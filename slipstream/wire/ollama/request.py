@@ -184,7 +184,7 @@ def _add_thinking(body: Json, request: Json, model: str, dropped: dict[str, None
         return
     if effort is None and kind not in ("enabled", "adaptive"):
         return
-    if effort is not None and effort not in _EFFORTS:
+    if effort is not None and not (isinstance(effort, str) and effort in _EFFORTS):
         raise ClientError(
             f"'reasoning_effort' must be one of none, {', '.join(_EFFORTS)}.",
             param="reasoning_effort",

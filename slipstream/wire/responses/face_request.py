@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import ClientError
 from ..canonical import Json
+from ..codec import dumps
 from .face_input import STATELESS, Dropped, read_input, wrong
 from .items import ENCRYPTED, LOGPROBS, offered_tools
 
@@ -56,6 +57,8 @@ _MOVED = {
     "logprobs": "top_logprobs",
 }
 """Chat's names of what this API calls otherwise: the API refuses them too, with this hint."""
+NEST_MARGIN = 24
+"""Levels that a provider's body or a response object may wrap around a client's value; the encoder has 254 in all."""
 _FUNCTION_EXTRAS = ("allowed_callers", "async", "defer_loading", "output_schema")
 _REASONING = frozenset({"effort", "summary", "generate_summary", "max_tokens"})
 _CUSTOM_PARAMETERS: Json = {
@@ -69,6 +72,7 @@ _CUSTOM_PARAMETERS: Json = {
 def decode_request(body: Json) -> tuple[Json, list[str]]:
     """The canonical request and the names of the fields that no chat can express. Raises ``ClientError``."""
     _refuse(body)
+    _check_depth(body)
     dropped = Dropped()
     request = {name: value for name, value in body.items() if name not in _HANDLED and value is not None}
     request["messages"] = read_input(body, dropped)
@@ -100,6 +104,20 @@ def _refuse(body: Json) -> None:
             )
     if body.get("n") not in (None, 1):
         raise ClientError("'n' is not supported: a response is one answer.", param="n", code="unsupported_parameter")
+
+
+def _check_depth(body: Json) -> None:
+    """Settings are repeated in the answer and written into the provider's request: what is nested deeper than the
+    encoder goes is refused now, before it fails as an error of ours."""
+    for name, value in body.items():
+        if name == "input" or not isinstance(value, dict | list):
+            continue
+        for _ in range(NEST_MARGIN):
+            value = [value]
+        try:
+            dumps(value)
+        except TypeError:
+            raise wrong(name, "is nested too deeply.", "invalid_value") from None
 
 
 # ------------------------------------------------------------------ settings

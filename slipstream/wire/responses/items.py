@@ -210,7 +210,7 @@ def _one_token(token: Json) -> Json:
     return {
         "token": text,
         "logprob": number if isinstance(number, int | float) else 0.0,
-        "bytes": raw if isinstance(raw, list) else list(text.encode()),
+        "bytes": raw if isinstance(raw, list) else list(text.encode("utf-8", "replace")),
     }
 
 

@@ -124,7 +124,10 @@ class ResponsesTap:
             response = None
         if not isinstance(response, dict):
             return error_event(error, self._events)
-        return failed_events(error, response, self._events)
+        try:
+            return failed_events(error, response, self._events)
+        except TypeError:  # the encoder's: what can be read may be nested too deeply to be written
+            return error_event(error, self._events)
 
     # ------------------------------------------------------------------ one event
     def _flush(self) -> bytes:

@@ -160,6 +160,9 @@ async def _respond(
     """
     if isinstance(error, UpstreamError):
         error.message = active.redact(error.message)
+        error.type = active.redact(error.type)
+        error.code = None if error.code is None else active.redact(error.code)
+        error.param = None if error.param is None else active.redact(error.param)
         if error.body is not None:
             error.body = active.redact.body(error.body)
     try:

@@ -422,11 +422,11 @@ def refine(error: UpstreamError, provider_type: str, provider: str) -> UpstreamE
     ``provider`` is the configured name. An error that turns out to be about our credentials is replaced by one without
     the provider's text, which may show a part of the key (R56, R84).
     """
-    if type(error) is not UpstreamError or not error.upstream_status or error.failure is FailureClass.MALFORMED:
+    failure: FailureClass = error.failure
+    if type(error) is not UpstreamError or not error.upstream_status or failure is FailureClass.MALFORMED:
         return error
-    if error.upstream_status >= 400 and error.failure is not status_class(error.upstream_status):
-        return error  # its reader knew more than the status says
-    failure = classify(provider_type, error.upstream_status, error.code, error.type, error.message)
+    if error.upstream_status < 400 or failure is status_class(error.upstream_status):  # else its reader knew more
+        failure = classify(provider_type, error.upstream_status, error.code, error.type, error.message)
     if failure is FailureClass.SERVER and error.upstream_status < 400:
         failure = error.failure  # its reader saw the whole error, and no word here says more
     if failure is FailureClass.AUTH:

@@ -19,6 +19,10 @@ _ROUTES: tuple[tuple[str, str, str, bool], ...] = (
     ),
     ("post", "/v1/completions", "Legacy text completion.", True),
     ("post", "/v1/embeddings", "Embeddings.", True),
+    ("post", "/v1/responses", "OpenAI's Responses API, stateless.", True),
+    ("post", "/v1/messages", "Anthropic's Messages API; errors and streams in its form.", True),
+    ("post", "/v1/messages/count_tokens", "Tokens of a Messages request; an estimate where nobody can count.", True),
+    ("post", "/v1/infer", "A prompt in, a text out; errors as application/problem+json.", True),
     ("get", "/v1/models", "The models that the configured providers serve.", True),
     ("get", "/v1/models/{id}", "One model.", True),
     ("get", "/health", "Whether the process runs.", False),
@@ -29,7 +33,15 @@ _ROUTES: tuple[tuple[str, str, str, bool], ...] = (
     ("get", "/docs", "This page.", False),
     ("get", "/openapi.json", "This description as OpenAPI 3.1.", False),
 )
-_SUBJECT = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}
+_REQUIRED = {
+    "/v1/chat/completions": ("model", "messages"),
+    "/v1/completions": ("model", "prompt"),
+    "/v1/embeddings": ("model", "input"),
+    "/v1/responses": ("model",),
+    "/v1/messages": ("model", "messages", "max_tokens"),
+    "/v1/messages/count_tokens": ("model", "messages"),
+    "/v1/infer": ("prompt",),
+}
 _ERROR_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
@@ -63,7 +75,7 @@ def openapi() -> dict[str, Any]:
         paths.setdefault(path, {})[method] = _operation(method, path, text, locked)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Slipstream", "version": __version__, "description": "An OpenAI-compatible LLM gateway."},
+        "info": {"title": "Slipstream", "version": __version__, "description": "An LLM gateway."},
         "paths": paths,
         "components": {
             "securitySchemes": {
@@ -89,7 +101,7 @@ def _operation(method: str, path: str, text: str, locked: bool) -> dict[str, Any
     if "{id}" in path:
         operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     if method == "post":
-        schema = {"type": "object", "required": ["model", _SUBJECT[path]], "additionalProperties": True}
+        schema = {"type": "object", "required": list(_REQUIRED[path]), "additionalProperties": True}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return operation
 

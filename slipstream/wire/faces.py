@@ -155,7 +155,7 @@ class _Messages(Face):
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         from .anthropic.errors import error_body
 
-        return error_body(error)
+        return error_body(error, request_id)
 
     def error_event(self, error: GatewayError) -> bytes:
         from .anthropic.errors import error_event
@@ -213,3 +213,9 @@ FACES: Mapping[Endpoint, Face] = {
     Endpoint.COUNT_TOKENS: COUNT_TOKENS,
     Endpoint.INFER: _Infer(),
 }
+
+
+def face_of_request(data: bytes) -> Face:
+    """The face for an answer to bytes that were refused before their route was read; OpenAI's if they do not say."""
+    target = data[5:64].partition(b" ")[0].partition(b"?")[0] if data[:5] == b"POST " else b""
+    return next((FACES[e] for e in Endpoint if e.path.encode() == target), CHAT)

@@ -369,6 +369,7 @@ def test_anthropic_gets_what_was_sent() -> None:
         assert json.dumps(b.sent) == json.dumps(named)
         assert "x-slipstream-dropped-params" not in headers
         assert b.log[-1]["headers"]["anthropic-version"] == "2023-06-01"
+        assert b.log[-1]["headers"]["anthropic-beta"] == HEADERS["anthropic-beta"]  # else Anthropic refuses beta fields
         assert b.log[-1]["headers"]["x-api-key"] == "upstream-anthropic"
 
     before(test, NATIVE)

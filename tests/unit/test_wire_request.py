@@ -11,7 +11,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from slipstream.errors import ClientError
-from slipstream.providers.base import OPENAI_ENDPOINTS
 from slipstream.types import Endpoint
 from slipstream.wire.request import MAX_MODEL_BYTES, is_model_name, outbound_body, patch, peek
 
@@ -20,6 +19,10 @@ GOOD = {
     CHAT: b'{"model":"m","messages":[]}',
     COMPLETIONS: b'{"model":"m","prompt":"p"}',
     EMBEDDINGS: b'{"model":"m","input":"i"}',
+    Endpoint.RESPONSES: b'{"model":"m","input":"i"}',
+    Endpoint.MESSAGES: b'{"model":"m","messages":[],"max_tokens":1}',
+    Endpoint.COUNT_TOKENS: b'{"model":"m","messages":[]}',
+    Endpoint.INFER: b'{"model":"m","prompt":"p"}',
 }
 RENAME = (("max_completion_tokens", "max_tokens"),)
 fuzz = settings(deadline=None, derandomize=True, max_examples=80)
@@ -40,7 +43,7 @@ def chat(more: str) -> bytes:
 # ---- what is read ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("endpoint", sorted(OPENAI_ENDPOINTS))
+@pytest.mark.parametrize("endpoint", Endpoint)
 def test_peek_reads_what_routing_needs(endpoint: Endpoint) -> None:
     call = peek(endpoint, GOOD[endpoint])
     assert (call.endpoint, call.model, call.stream, call.wants_usage) == (endpoint, "m", False, False)

@@ -27,6 +27,11 @@ class RequestHead:
         """
     def value(self, field: int) -> bytes | None:
         """The value of the first field of this name, without blanks around it; ``None`` if there is none."""
+    def values(
+        self,
+    ) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]:
+        """All that a request of the data plane is looked at for, in one call: ``Authorization``, ``X-API-Key``,
+        ``Content-Type``, ``Content-Encoding``, ``X-Request-ID``, ``Origin``."""
     def forget(self) -> None:
         """Let go of the bytes; ``value`` gives ``None`` until the next ``read``."""
     @property

@@ -165,14 +165,17 @@ cdef class RequestHead:
             return -1
         return at + self.h.end
 
-    def value(self, int field):
-        cdef Span span
-        if not 0 <= field < N_FIELDS or self.data is None:
-            return None
-        span = self.h.fields[field]
-        if span.start < 0:
+    cdef inline object copied(self, int field):
+        cdef Span span = self.h.fields[field]
+        if span.start < 0 or self.data is None:
             return None
         return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.data) + self.at + span.start, span.end - span.start)
+
+    def value(self, int field):
+        return self.copied(field) if 0 <= field < N_FIELDS else None
+
+    def values(self):
+        return self.copied(0), self.copied(1), self.copied(2), self.copied(3), self.copied(4), self.copied(5)
 
     def forget(self):
         self.data = None

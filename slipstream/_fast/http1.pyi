@@ -47,6 +47,9 @@ class RequestGuard:
         max_chunk_ext: int = 4096,
     ) -> None: ...
     def feed(self, data: bytes) -> bytes: ...
+    def body_passed(self, n: int) -> None:
+        """``n`` bytes of the current body, one of known length, went past without ``feed``: there is nothing in them to
+        be judged. ValueError when not that many are due, or the body is chunked."""
     def unpassed(self) -> bytes:
         """What is held back: the beginning of a head, or of a line of chunked framing."""
     @property
@@ -69,3 +72,25 @@ class RequestGuard:
     def expect_continue(self) -> bool: ...
     @property
     def keep_alive(self) -> bool: ...
+
+class BodyBuffer:
+    """The memory of a body of known size, read into straight from the socket: no piece of it is copied or joined.
+
+    ``first[start:]`` are its first bytes::
+
+        body = BodyBuffer(size, data, end_of_head)
+        ...
+        n = sock.recv_into(body.room(65536))
+        if body.took(n) == 0:
+            serve(body.take())
+    """
+
+    def __init__(self, size: int, first: bytes = b"", start: int = 0) -> None: ...
+    def room(self, most: int) -> bytearray:
+        """Where the next bytes go, at most ``most``: a writable buffer (of whatever type), good until the next
+        call."""
+    def took(self, n: int) -> int:
+        """``n`` bytes were written there. How many are still missing."""
+    def take(self) -> bytes:
+        """The whole body; BufferError while bytes are missing. Whoever still has a buffer from ``room`` must not write
+        into it any more."""

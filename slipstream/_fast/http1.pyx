@@ -6,10 +6,11 @@ What is here: the body, the loop over lines, the Python face. The core knows poi
 vectorizes), once in the check of its line.
 """
 
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memchr, memset
+from libc.string cimport memchr, memcpy, memset
 
 from slipstream._fast.http1head cimport (
     BARE_LF, BLANK, BLANK_MAX, BODY, BODY_LARGE, CHUNK_DIGITS_MAX, CHUNK_END, CHUNK_EXT, CHUNK_EXT_LONG,
@@ -214,6 +215,13 @@ cdef class RequestGuard:
         if self.g.state >= DONE or not self.held:
             self.held = None
 
+    def body_passed(self, Py_ssize_t n):
+        if self.g.state != BODY or not 0 <= n <= self.g.left:
+            raise ValueError("not that many bytes of a body are due")
+        self.g.left -= n
+        if self.g.left == 0:
+            end_message(&self.g)
+
     def unpassed(self):
         return b"" if self.held is None else bytes(self.held)
 
@@ -246,3 +254,37 @@ cdef class RequestGuard:
 
     @property
     def keep_alive(self): return bool(self.g.keep_alive)
+
+
+cdef class BodyBuffer:
+    cdef bytes body
+    cdef Py_ssize_t at, upto
+
+    def __init__(self, Py_ssize_t size, bytes first not None=b"", Py_ssize_t start=0):
+        cdef Py_ssize_t have = PyBytes_GET_SIZE(first) - start
+        if start < 0 or have < 0 or have > size:
+            raise ValueError("the first bytes are not the beginning of the body")
+        self.body = PyBytes_FromStringAndSize(NULL, size)
+        memcpy(PyBytes_AS_STRING(self.body), PyBytes_AS_STRING(first) + start, have)
+        self.at = self.upto = have
+
+    def room(self, Py_ssize_t most):
+        cdef Py_ssize_t left = PyBytes_GET_SIZE(self.body) - self.at
+        self.upto = self.at + (most if most < left else left)
+        return self
+
+    def took(self, Py_ssize_t n):
+        if not 0 <= n <= self.upto - self.at:
+            raise ValueError("there was no room for so many bytes")
+        self.at += n
+        self.upto = self.at
+        return PyBytes_GET_SIZE(self.body) - self.at
+
+    def take(self):
+        if self.at < PyBytes_GET_SIZE(self.body):
+            raise BufferError("the body is not whole")
+        return self.body
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        # Nobody has seen the bytes object yet, and when it is whole there is no room any more.
+        PyBuffer_FillInfo(view, self, PyBytes_AS_STRING(self.body) + self.at, self.upto - self.at, 0, flags)

@@ -2,7 +2,8 @@
 """JSON strings: escapes (RFC 8259 section 7), strict UTF-8 (Unicode table 3-7), and how an error is passed.
 
 Half of the tokenizer; the other half, and the conventions of both, are in jsoncore.pxd. Inline functions, no module.
-A body is mostly prose in strings, so a string is walked eight bytes at a time (SWAR) and only left byte by byte.
+A body is mostly prose in strings, so a string is walked in blocks (SSE2: 32 bytes; else SWAR: 8) and only left byte by
+byte.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -39,11 +40,46 @@ cdef extern from *:
     static const uint64_t slip_escapes_high = UINT64_C(1) << ('\\\\' - 64) | UINT64_C(1) << ('b' - 64) |
         UINT64_C(1) << ('f' - 64) | UINT64_C(1) << ('n' - 64) | UINT64_C(1) << ('r' - 64) | UINT64_C(1) << ('t' - 64);
     static inline int slip_first(uint64_t marks) { return __builtin_ctzll(marks) >> 3; }
+    /* How many of n bytes are neither < 0x20, '"', '\\\\' nor >= 0x80, as far as whole blocks go: the byte behind them is
+       one of those, or few are left. SSE2 is part of x86-64; elsewhere eight bytes at a time. */
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    static inline uint64_t slip_special16(const uint8_t *p) {
+        const __m128i x = _mm_loadu_si128((const __m128i *)p);
+        const __m128i low = _mm_cmpgt_epi8(_mm_set1_epi8(0x20), x);  /* with signs: what is >= 0x80 is low too */
+        const __m128i odd = _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8(0x22)), _mm_cmpeq_epi8(x, _mm_set1_epi8(0x5c)));
+        return (uint32_t)_mm_movemask_epi8(_mm_or_si128(low, odd));
+    }
+    static inline ptrdiff_t slip_plain(const uint8_t *p, ptrdiff_t n) {
+        ptrdiff_t i = 0;
+        uint64_t marks;
+        for (; n - i >= 32; i += 32) {
+            marks = slip_special16(p + i) | slip_special16(p + i + 16) << 16;
+            if (marks)
+                return i + __builtin_ctzll(marks);
+        }
+        for (; n - i >= 16; i += 16) {
+            marks = slip_special16(p + i);
+            if (marks)
+                return i + __builtin_ctzll(marks);
+        }
+        return i;
+    }
+    #else
+    static inline ptrdiff_t slip_plain(const uint8_t *p, ptrdiff_t n) {
+        ptrdiff_t i = 0;
+        for (; n - i >= 8; i += 8) {
+            uint64_t marks = slip_special(slip_load64(p + i));
+            if (marks)
+                return i + slip_first(marks);
+        }
+        return i;
+    }
+    #endif
     """
     uint64_t load64 "slip_load64" (const uint8_t* p) noexcept nogil
     uint32_t load32 "slip_load32" (const uint8_t* p) noexcept nogil
-    uint64_t special "slip_special" (uint64_t x) noexcept nogil
-    int first_mark "slip_first" (uint64_t marks) noexcept nogil
+    Py_ssize_t plain_bytes "slip_plain" (const uint8_t* p, Py_ssize_t n) noexcept nogil
     const uint64_t ESCAPES_LOW "slip_escapes_low"
     const uint64_t ESCAPES_HIGH "slip_escapes_high"
     bint likely "__builtin_expect" (bint condition, long expected) noexcept nogil
@@ -140,20 +176,13 @@ cdef inline Py_ssize_t skip_unicode(const uint8_t* s, Py_ssize_t i, Py_ssize_t n
 
 cdef inline Py_ssize_t skip_string(const uint8_t* s, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     """The rest of a string, i being behind its opening quote."""
-    cdef uint64_t marks
     cdef uint8_t c
     while True:
-        while n - i >= 8:
-            marks = special(load64(s + i))
-            if marks:
-                i += first_mark(marks)
-                break
-            i += 8
-        else:
-            while i < n and s[i] >= 0x20 and s[i] < 0x80 and s[i] != c'"' and s[i] != c'\\':
-                i += 1
-            if i >= n:
-                return fail(E_TRUNCATED, n)
+        i += plain_bytes(s + i, n - i)
+        while i < n and s[i] >= 0x20 and s[i] < 0x80 and s[i] != c'"' and s[i] != c'\\':
+            i += 1                                      # fewer than a block are left
+        if i >= n:
+            return fail(E_TRUNCATED, n)
         c = s[i]
         if likely(c == c'"', 1):
             return i + 1

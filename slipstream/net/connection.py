@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .._fast import E_BODY, E_DONE, E_ERROR, E_EXTRA, E_HEAD, ResponseReader
@@ -28,7 +28,7 @@ BUFFERED_MAX = 128 * 1024
 class NativeReply:
     """A reply whose header block has arrived (``UpstreamReply``)."""
 
-    __slots__ = ("_conn", "_decoder", "_done", "_error", "_parts", "_size", "_waiter", "fields", "status")
+    __slots__ = ("_conn", "_decoder", "_done", "_error", "_loop", "_parts", "_size", "_waiter", "fields", "status")
 
     def __init__(self, conn: Connection) -> None:
         self._conn: Connection | None = conn
@@ -36,6 +36,7 @@ class NativeReply:
         self._size = 0
         self._done = False
         self._error: Exception | None = None
+        self._loop = conn.pool.loop
         self._waiter: asyncio.Future[None] | None = None
         self._decoder: Decoder | None = None
         self.status = 0
@@ -82,17 +83,36 @@ class NativeReply:
                 return b""
             if self._error is not None:
                 raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+
+    async def pour(self, sink: Callable[[bytes], bool]) -> None:
+        """Give the pieces of the body to ``sink`` as they come (see ``Pouring``)."""
+        conn = self._conn
+        if conn is None or self._parts or self._error is not None or self._decoder is not None:
+            return
+        waiter = self._waiter = conn.pouring = self._loop.create_future()
+        conn.sink = sink
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if conn.pouring is waiter:  # else the connection is another reply's already
+                conn.pouring = None
+                del conn.sink
 
     def close(self) -> None:
         """Done with this reply: the connection went back if the body came whole, else it is closed at once."""
         if self._conn is not None:
             self._conn.abort()
             self._conn = None
+
+    def linger(self, seconds: float) -> None:
+        if self._conn is not None:
+            self._loop.call_later(seconds, self.close)
 
     # ------------------------------------------------------------------ the connection's side
     def begin(self, reader: ResponseReader) -> None:
@@ -113,8 +133,10 @@ class NativeReply:
             waiter.set_result(None)
         return self._size > BUFFERED_MAX
 
-    def finish(self) -> None:
-        """The body is whole: the connection is no business of ours any more."""
+    def finish(self, last: bytes = b"") -> None:
+        """The body is whole with these: the connection is no business of ours any more."""
+        if last:
+            self._parts.append(last)
         self._done = True
         self._conn = None
         waiter = self._waiter
@@ -133,7 +155,8 @@ class Connection(asyncio.Protocol, Abortable):
     """At most one request at a time."""
 
     __slots__ = (
-        "_head", "_large", "_paused", "born", "idle_since", "pool", "reader", "reply", "reused", "transport",
+        "_head", "_large", "_paused", "born", "idle_since", "pool", "pouring", "reader", "reply", "reused", "sink",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -141,6 +164,9 @@ class Connection(asyncio.Protocol, Abortable):
         self.reader = ResponseReader()
         self.transport: asyncio.Transport | None = None
         self.reply: NativeReply | None = None
+        self.pouring: asyncio.Future[None] | None = None
+        """Until this is done, what comes of the body goes to ``sink``."""
+        self.sink: Callable[[bytes], bool]
         self._head: asyncio.Future[NativeReply] | None = None
         self._large = self._paused = False
         self.born = self.idle_since = 0.0
@@ -157,6 +183,16 @@ class Connection(asyncio.Protocol, Abortable):
     def data_received(self, data: bytes) -> None:
         reader = self.reader
         events = reader.feed(data)
+        pouring = self.pouring
+        if pouring is not None and events & E_BODY and not pouring.done():
+            try:
+                if self.sink(reader.take_body()):
+                    pouring.set_result(None)
+            except Exception as exc:
+                pouring.set_exception(exc)
+            if events == E_BODY:
+                return
+            events &= ~E_BODY
         reply = self.reply
         if reply is None:
             self.abort()  # nobody asked (S-14)
@@ -166,18 +202,19 @@ class Connection(asyncio.Protocol, Abortable):
             head, self._head = self._head, None
             if head is not None and not head.done():
                 head.set_result(reply)
-        if events & E_BODY and reply.feed(reader.take_body()) and not self._paused and not events & E_DONE:
-            self._paused = True
-            if self.transport is not None:
-                self.transport.pause_reading()
         if events & E_DONE:
             self.reply = None
-            reply.finish()
+            reply.finish(reader.take_body() if events & E_BODY else b"")
             if events & E_EXTRA or not reader.keep_alive or (self._large and self._unsent):
                 self.abort()
             else:
                 self.pool.give_back(self)
-        elif events & E_ERROR:
+            return
+        if events & E_BODY and reply.feed(reader.take_body()) and not self._paused:
+            self._paused = True
+            if self.transport is not None:
+                self.transport.pause_reading()
+        if events & E_ERROR:
             self._lost(MalformedReply("the provider's answer is not valid HTTP"))
             self.abort()
 

@@ -8,7 +8,7 @@ connection while it was idle. Once a byte of an answer came, it is never sent ag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -49,15 +49,15 @@ class NativeTransport:
         text = "\r\n".join(lines).encode("latin-1")
         return pool, (b"POST" + text + b"\r\nContent-Length: ", b"GET" + text + b"\r\n\r\n")
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    def send(self, request: UpstreamRequest) -> Coroutine[Any, Any, UpstreamReply]:
         """POST ``request``."""
         body = request.body
-        return await self._exchange(
-            request.url, b"%b%d\r\n\r\n" % (request.headers[0], len(body)), body, request.connect_s
-        )
+        head = b"%b%d\r\n\r\n" % (request.headers[0], len(body))
+        return self._exchange(request.url, head, body, request.connect_s)
 
-    async def get(self, url: Any, headers: Any, *, connect_s: float) -> UpstreamReply:
-        return await self._exchange(url, headers[1], b"", connect_s)
+    def get(self, url: Any, headers: Any, *, connect_s: float) -> Coroutine[Any, Any, UpstreamReply]:
+        """GET."""
+        return self._exchange(url, headers[1], b"", connect_s)
 
     async def close(self) -> None:
         for pool in self._pools.values():

@@ -104,6 +104,11 @@ class Watchdog:
         if self._task is not None:
             self._deadlines.sooner(due)
 
+    def beat(self) -> None:
+        """The phase that is armed begins anew: less work than ``arm``, since its end can only move away."""
+        due = self._deadlines.time() + self._limit_s
+        self.due = min(self._total_at, due)  # min() costs half as much again
+
     def disarm(self) -> None:
         """No limit but the total (while waiting for the client, not for the provider)."""
         self.due = self._total_at

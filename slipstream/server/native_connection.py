@@ -15,14 +15,6 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from .._fast import (
-    H_API_KEY,
-    H_AUTHORIZATION,
-    H_CONTENT_ENCODING,
-    H_CONTENT_TYPE,
-    H_ORIGIN,
-    H_REQUEST_ID,
-)
 from ..engine import account
 from ..engine.context import RequestContext
 from ..engine.exchange import ClientGone
@@ -30,12 +22,13 @@ from ..engine.pipeline import serve
 from ..errors import ClientError, GatewayError
 from ..obs.metrics import CLIENT_GONE_STATUS
 from ..types import Endpoint
+from ..wire.faces import FACES, Face, face_of_request
 from ..wire.headers import block
-from ..wire.openai_errors import error_body
 from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, malformed
 from .faults import where
 from .limits import LINGER_S, guard_for
-from .native_exchange import CONTINUE, Dechunker, NativeExchange, peer_of
+from .native_body import TURN_BYTES, Incoming
+from .native_exchange import CONTINUE, NativeExchange, peer_of
 from .request import Fault
 
 if TYPE_CHECKING:
@@ -46,16 +39,14 @@ log = logging.getLogger("slipstream.server")
 ENDPOINTS = tuple(Endpoint)
 HEAVY_BYTES = 1024 * 1024
 """Larger bodies are joined and begun one in each turn of the loop."""
-TURN_BYTES = 256 * 1024
-"""Of one body per turn of the loop: libuv alone would take 8 MB from each socket that has them (R23)."""
 QUEUED_MAX = 64 * 1024
 """Bytes of pipelined requests kept while one is served; more stay in the socket."""
 WRITE_HIGH = 64 * 1024
 """Unsent bytes above which the upstream is no longer read (R33: at most 256 KiB a stream, with what waits there)."""
 SLOW_READER_S = 60.0
 """A client that takes nothing for this long is gone (Q30)."""
-PARTS_MAX = 1024
-"""Pieces of a body kept apart: many small ones would take more memory than what is in them."""
+REFUSED_BYTES = 64
+"""Enough of a request to know its route."""
 NEVER = float("inf")
 ENDED = Fault(400, "", False)  # in the place of a fault: nothing more is read, and nobody is to be told
 
@@ -64,9 +55,9 @@ class NativeConnection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_body_bytes", "_body_since", "_buffer", "_chunks", "_drain", "_error", "_exchange", "_fault", "_guard",
-        "_in_head", "_joined", "_key_name", "_moved_at", "_need", "_parts", "_paused", "_route", "_task", "_turn_bytes",
-        "_unsent", "blocked", "deadline", "http10", "keep_alive", "lingering", "listener", "transport",
+        "_buffer", "_drain", "_error", "_exchange", "_fault", "_guard", "_in_head", "_incoming", "_key_name",
+        "_moved_at", "_paused", "_refused", "_route", "_task", "_turn_bytes", "_unsent", "blocked", "deadline", "http10",
+        "keep_alive", "lingering", "listener", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: NativeListener) -> None:
@@ -77,6 +68,8 @@ class NativeConnection(asyncio.Protocol):
         self._buffer = b""
         """Bytes that passed the guard and were not used yet: pipelined requests."""
         self._fault: Fault | None = None
+        self._refused = b""
+        """The beginning of the bytes in which the fault is."""
         self._in_head = self._paused = self.lingering = False
         self.deadline = listener.loop.time() + listener.limits.header_timeout_s
         # the request that is arriving
@@ -85,13 +78,9 @@ class NativeConnection(asyncio.Protocol):
         self._route = 0
         self._error: ClientError | None = None
         """Why it will be refused when its body is here."""
-        self._parts: list[bytes] = []
-        self._joined = 0
-        self._need = 0
-        """Bytes of its body still to come; -1: it is chunked."""
-        self._chunks: Dechunker | None = None
-        self._body_since = 0.0
-        self._body_bytes = self._turn_bytes = 0
+        self._incoming: Incoming | None = None
+        """Its body, while that is not whole."""
+        self._turn_bytes = 0
         # the request that is being served
         self._task: asyncio.Task[None] | None = None
         self._drain: asyncio.Future[None] | None = None
@@ -114,7 +103,8 @@ class NativeConnection(asyncio.Protocol):
         passed = guard.feed(data)
         if guard.error_status:
             self._fault = Fault(guard.error_status, guard.error_reason, guard.error_in_body)
-        if self._need:
+            self._refused = data[:REFUSED_BYTES]
+        if self._incoming is not None:
             self._more_body(passed)
         elif self._task is None and not self.blocked:
             self._buffer = self._buffer + passed if self._buffer else passed
@@ -126,7 +116,7 @@ class NativeConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client that half-closes while it waits for an answer is gone (R1)."""
-        if self._task is not None or self._need:
+        if self._task is not None or self._incoming is not None:
             self.abort()  # close() would wait until what is unsent has been taken
         else:
             self._end()
@@ -137,7 +127,7 @@ class NativeConnection(asyncio.Protocol):
         self.listener.closed(self)
         if self._task is not None:
             self._task.cancel()
-        elif self._need and self._error is None and self._fault is None:
+        elif self._incoming is not None and self._error is None and self._fault is None:
             self._settle(CLIENT_GONE_STATUS)
         self._let_write()
 
@@ -150,7 +140,7 @@ class NativeConnection(asyncio.Protocol):
         self._let_write()
         if self._fault is not ENDED:
             self.listener.stalled.discard(self)
-            if self._task is None and not self._need:
+            if self._task is None and self._incoming is None:
                 self.deadline = self.listener.idle_until
                 self._advance()
 
@@ -175,11 +165,11 @@ class NativeConnection(asyncio.Protocol):
     def _advance(self) -> None:
         """Begin requests from the buffer until one is being served or none is whole."""
         while self._buffer:
-            if self._task is not None or self._need or self.blocked:
+            if self._task is not None or self._incoming is not None or self.blocked:
                 return
             if not self._begin():
                 break
-        if self._task is not None or self._need or self.transport is None:
+        if self._task is not None or self._incoming is not None or self.transport is None:
             return
         self._resume()
         fault = self._fault
@@ -206,11 +196,12 @@ class NativeConnection(asyncio.Protocol):
         self.http10 = head.http10
         self.keep_alive = head.keep_alive
         self._error = None
-        request_id = choose_request_id(head.value(H_REQUEST_ID))
-        self._exchange = NativeExchange(self, request_id, head.value(H_CONTENT_ENCODING), head.value(H_ORIGIN))
+        authorization, api_key, media_type, encoding, request_id, origin = head.values()
+        exchange = self._exchange = NativeExchange(self, choose_request_id(request_id), encoding, origin)
+        exchange.head = data[:end]
         try:
-            self._key_name = listener.app.auth.check_bytes(head.value(H_AUTHORIZATION), head.value(H_API_KEY))
-            check_media_type(head.value(H_CONTENT_TYPE))
+            self._key_name = listener.app.auth.check_bytes(authorization, api_key)
+            check_media_type(media_type)
         except ClientError as error:
             self._error = error
         size = max(0, head.content_length)
@@ -219,65 +210,68 @@ class NativeConnection(asyncio.Protocol):
             self._buffer = data[end + size :] if have > size else b""
             self._serve(data[end : end + size])
         else:
-            self._await_body(data[end:], size, head.chunked, head.expect_continue)
+            self._await_body(data, end, size, head.chunked, head.expect_continue)
         return True
 
-    def _await_body(self, first: bytes, size: int, chunked: bool, expect: bool) -> None:
+    def _await_body(self, data: bytes, end: int, size: int, chunked: bool, expect: bool) -> None:
+        """The head ends at ``end`` of ``data``; behind it is the beginning of the body."""
         self._buffer = b""
         if self._error is not None and (expect or size > SHORT_BODY_BYTES):
             self._refuse_now(self._error)
             return
-        if expect and self.transport is not None:
-            self.transport.write(CONTINUE)
-        self._need = -1 if chunked else size
-        self._chunks = Dechunker() if chunked else None
-        self._body_since = self.listener.loop.time()
-        self._body_bytes = self._joined = 0
+        transport = self.transport
+        if expect and transport is not None:
+            transport.write(CONTINUE)
+        incoming = self._incoming = Incoming(size, chunked, self.listener.loop.time())
+        self._turn_bytes = 0
         self._resume()
-        self._more_body(first)
+        inlet = incoming.inlet(self, data, end) if self._error is None and self._fault is None else None
+        if inlet is None or transport is None:
+            self._more_body(data[end:])
+        else:
+            self._came(incoming, incoming.received)
+            transport.set_protocol(inlet)
 
     def _more_body(self, data: bytes) -> None:
-        need, parts = self._need, self._parts
-        if self._chunks is not None:
-            rest = self._chunks.feed(data, parts)
-            if rest is not None:
-                self._whole(rest)
-                return
-        elif len(data) >= need:
-            parts.append(data[:need])
-            self._whole(data[need:])
-            return
-        else:
-            self._need = need - len(data)
-            parts.append(data)
-        if self._fault is not None:
+        incoming = self._incoming
+        assert incoming is not None
+        rest = incoming.feed(data)
+        if rest is not None:
+            self._whole(incoming, rest)
+        elif self._fault is not None:
             self._refuse(self._fault)
-            return
-        self._body_bytes += len(data)
-        if self._error is not None and self._body_bytes > SHORT_BODY_BYTES:
+        elif self._error is not None and incoming.received > SHORT_BODY_BYTES:
             self._refuse_now(self._error)  # nobody uploads 50 MB to be told 401
-            return
-        if len(parts) - self._joined > PARTS_MAX:
-            parts[self._joined :] = [b"".join(parts[self._joined :])]
-            self._joined += 1
-        self._turn_bytes += len(data)
+        else:
+            self._came(incoming, len(data))
+
+    def arrived(self, incoming: Incoming, size: int, whole: bool) -> None:
+        """The inlet has read so much."""
+        self._guard.body_passed(size)
+        if not whole:
+            self._came(incoming, size)
+        elif self.transport is not None:
+            self.transport.set_protocol(self)
+            self._whole(incoming, b"")
+
+    def _came(self, incoming: Incoming, size: int) -> None:
+        """More is here of a body that is not whole."""
+        listener = self.listener
+        self._turn_bytes += size
         if self._turn_bytes >= TURN_BYTES and self.transport is not None:
             self.transport.pause_reading()
-            self.listener.loop.call_soon(self._next_turn)
-        now = self.listener.loop.time()
-        self.deadline = self.listener.limits.body_deadline(self._body_since, self._body_bytes, now)
+            listener.loop.call_soon(self._next_turn)
+        self.deadline = listener.limits.body_deadline(incoming.since, incoming.received, listener.loop.time())
 
     def _next_turn(self) -> None:
         self._turn_bytes = 0
         if self.transport is not None and not self._paused:
             self.transport.resume_reading()
 
-    def _whole(self, rest: bytes) -> None:
-        parts, self._parts = self._parts, []
-        self._chunks = None
-        self._need = 0
-        self._buffer = rest
-        if self._body_bytes > HEAVY_BYTES and self._exchange is not None and self._error is None:
+    def _whole(self, incoming: Incoming, rest: bytes) -> None:
+        parts = incoming.parts
+        self._buffer, self._incoming = rest, None
+        if incoming.received > HEAVY_BYTES and self._exchange is not None and self._error is None:
             self._exchange.parts = parts
             self._serve(b"")
         else:
@@ -333,12 +327,13 @@ class NativeConnection(asyncio.Protocol):
             if self.transport.get_write_buffer_size():
                 self._watch_progress()
 
-    def _answer_error(self, error: GatewayError) -> None:
+    def _answer_error(self, error: GatewayError, face: Face | None = None) -> None:
         exchange = self._exchange
         assert exchange is not None
-        headers = block({"Content-Type": "application/json", **(error.headers or {})})
+        face = face or FACES[ENDPOINTS[self._route]]
+        headers = block({"Content-Type": face.error_type, **(error.headers or {})})
         with contextlib.suppress(ClientGone):
-            exchange.reply(error.status, headers, error_body(error))
+            exchange.reply(error.status, headers, face.error_body(error, exchange.request_id))
 
     def _refuse_now(self, error: ClientError) -> None:
         """Answer before the body is here, and give the connection up."""
@@ -350,31 +345,36 @@ class NativeConnection(asyncio.Protocol):
         """Answer malformed bytes, behind everything that was answered before them."""
         listener = self.listener
         listener.app.bad_request(fault.status, fault.reason, peer_of(self.transport))
-        if self._need and self._error is None:
+        if self._incoming is not None and self._error is None:
             self._settle(fault.status)
         self.keep_alive = False
         if self._exchange is None:
             self.http10 = False
             self._exchange = NativeExchange(self, choose_request_id(None), None, None)
-        self._answer_error(malformed(fault.status, fault.reason, listener.limits.max_body_bytes))
+            face = face_of_request(self._refused)
+        else:
+            face = FACES[ENDPOINTS[self._route]]
+        self._answer_error(malformed(fault.status, fault.reason, listener.limits.max_body_bytes), face)
         self._linger()
 
     def _settle(self, status: int) -> None:
         """A request ends before its body was whole: no task has begun, and it is counted all the same (R2)."""
         assert self._exchange is not None
         runtime = self.listener.runtime
-        ctx = RequestContext(ENDPOINTS[self._route], self._exchange.request_id, self._key_name, runtime.clock())
+        endpoint, now = ENDPOINTS[self._route], runtime.clock()
+        ctx = RequestContext(endpoint, endpoint.label, self._exchange.request_id, self._key_name, now, now)
         ctx.status = status
         account.settle(runtime, runtime.active, ctx)
 
     def _linger(self) -> None:
         """Half-close, then read and drop for a moment: a reset would destroy the answer (RFC 9112 9.6)."""
-        self._fault, self._buffer, self._need = ENDED, b"", 0
-        self._parts.clear()
+        self._fault, self._buffer, self._incoming = ENDED, b"", None
         self.lingering = True
         self.deadline = self.listener.loop.time() + LINGER_S
         transport = self.transport
         if transport is not None and not transport.is_closing():
+            if transport.get_protocol() is not self:
+                transport.set_protocol(self)  # an inlet would wait for the body
             with contextlib.suppress(OSError, RuntimeError):  # the client may have gone first
                 transport.write_eof()
             self._resume()
@@ -395,15 +395,11 @@ class NativeConnection(asyncio.Protocol):
         if fault is not None:
             other.refuse(fault)
 
-    async def writable(self) -> None:
-        """Wait until the client has taken most of what was written."""
-        self._drain = self.listener.loop.create_future()
-        try:
-            await self._drain
-        finally:
-            self._drain = None
-        if self.transport is None:
-            raise ClientGone
+    def writable(self) -> asyncio.Future[None]:
+        """Done when the client has taken most of what was written. When it goes the task is cancelled instead."""
+        if self._drain is None or self._drain.done():
+            self._drain = self.listener.loop.create_future()
+        return self._drain
 
     # ------------------------------------------------------------------ the listener's side
     def _watch_progress(self) -> None:
@@ -427,7 +423,7 @@ class NativeConnection(asyncio.Protocol):
         """The deadline has passed."""
         if self.lingering:
             self._end()
-        elif self._need:
+        elif self._incoming is not None:
             self._refuse(Fault(408, "the request body came too slowly", True))
         elif self._task is not None or self.blocked:
             self.deadline = self.listener.idle_until  # progress is being watched
@@ -439,7 +435,8 @@ class NativeConnection(asyncio.Protocol):
     def drain(self) -> None:
         """Close now if nothing is under way; else after the answer in progress."""
         self.keep_alive = False
-        if self._task or self._need or self._fault is not None or self._buffer.strip() or not self._guard.idle:
+        busy = self._task is not None or self._incoming is not None or self._fault is not None
+        if busy or self._buffer.strip() or not self._guard.idle:
             return
         self._end()
 

@@ -62,7 +62,7 @@ class Turns:
 class NativeExchange:
     """One request and its answer (``engine.Exchange``)."""
 
-    __slots__ = ("_chunked", "_conn", "_encoding", "_origin", "_plain", "data", "parts", "request_id", "started")
+    __slots__ = ("_chunked", "_conn", "_encoding", "_origin", "_plain", "data", "head", "parts", "request_id", "started")
 
     def __init__(self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None) -> None:
         self._conn = conn
@@ -71,11 +71,19 @@ class NativeExchange:
         self._plain = self._chunked and origin is None
         """Its heads differ from others' in nothing but the request id."""
         self._origin = origin
+        self.head = b""
+        """The request's head as it came, for who asks for a field that is seldom wanted."""
         self.data = b""
         self.parts: list[bytes] | None = None
         """In place of ``data``: a large body, still in pieces."""
         self.request_id = request_id
         self.started = False
+
+    def header(self, name: str) -> str | None:
+        wanted = name.encode()
+        lines = (line.partition(b":") for line in self.head.split(b"\r\n"))
+        found = [value.strip() for key, _, value in lines if key.lower() == wanted]
+        return b",".join(found).decode("latin-1") if found else None
 
     async def body(self) -> bytes:
         if self.parts is not None:

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from slipstream.server import native_connection
+from slipstream.server import native_body, native_connection
 from slipstream.server.native import NativeConnection
 from slipstream.server.native_exchange import Dechunker
 from tests.aio import run, until
@@ -358,6 +358,56 @@ def test_a_large_body(kind: str) -> None:
             assert await until_answers(client, 2) == [200, 200]
             assert [len(body) for _, body in up.seen] == [len(big)] * 2
             await client.close()
+
+    run(main())
+
+
+@both
+@pytest.mark.parametrize("size", [native_body.INLET_BYTES, native_body.PIECE_BYTES, 2 * native_body.PIECE_BYTES + 1])
+def test_a_large_body_and_what_is_behind_it(kind: str, size: int) -> None:
+    """The rest of it is read into its place: the requests behind it must not be, however the bytes are cut."""
+    big = chat_body(user="big", filler="x" * size)
+
+    async def main() -> None:
+        async with serving(kind) as (running, up):
+            data = hot(big) + hot() + hot(big) + hot(BODY, "Connection: close")
+            for cut in (len(hot(big)) - len(big), len(hot(big)) - 10, len(hot(big)), len(hot(big)) + 10):
+                client = await talk(running.port, data[:cut])
+                await client.is_silent(0.01)  # until this much was read
+                client.writer.write(data[cut:])
+                assert await client.read_to_end() == "fin"
+                assert statuses(client.received) == [200] * 4
+                assert [body for _, body in up.seen[-4:]] == [big, BODY, big, BODY]
+                await client.close()
+
+    run(main())
+
+
+@both
+@pytest.mark.parametrize("end", ["silence", "fin", "reset"])
+def test_a_large_body_that_does_not_come_to_its_end(kind: str, end: str) -> None:
+    """R2, S-51: it is answered or dropped, counted, and nothing of it reaches a provider."""
+    big = chat_body(user="big", filler="x" * 3_000_000)
+
+    async def main() -> None:
+        async with serving(kind, body_idle_s=0.2) as (running, up):
+            client = await talk(running.port, hot(big)[:-100_000])
+            if end == "silence":
+                await client.read_until(b"408")
+                client.writer.write(b"x" * 1000 + hot())  # too late: read and dropped
+                assert await client.read_to_end() == "fin"
+                assert statuses(client.received) == [408]
+            elif end == "fin":
+                client.writer.write_eof()
+                assert await client.read_to_end() in ("fin", "reset")
+                assert statuses(client.received) == []
+            else:
+                client.writer.transport.abort()
+            await client.close()
+            assert up.seen == []
+            again = await talk(running.port, hot())
+            assert await until_answers(again, 1) == [200]
+            await again.close()
 
     run(main())
 

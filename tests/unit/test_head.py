@@ -65,7 +65,7 @@ def read(m: Any, data: bytes, at: int = 0) -> Any:
 
 
 def facts(head: Any) -> tuple[Any, ...]:
-    return (*(getattr(head, fact) for fact in FACTS), *map(head.value, range(-1, 9)))
+    return (*(getattr(head, fact) for fact in FACTS), *map(head.value, range(-1, 9)), *head.values())
 
 
 def test_constants() -> None:
@@ -80,7 +80,10 @@ def test_all_fields(m: Any) -> None:
     for name, field in NAMES.items():
         assert head.value(field) == b"value of " + name.encode()
     assert (head.value(-1), head.value(8), head.value(1 << 30)) == (None, None, None)
+    usual = (H_AUTHORIZATION, H_API_KEY, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_REQUEST_ID, H_ORIGIN)
+    assert head.values() == tuple(map(head.value, usual))
     head.forget()
+    assert head.values() == (None,) * 6
     assert [head.value(field) for field in range(8)] == [None] * 8
     assert (head.route, head.content_length) == (0, 12)
 

@@ -83,6 +83,73 @@ def test_body_bytes_are_never_held(http1: Any) -> None:
     assert [guard.feed(b"he"), guard.feed(b"llo" + GET[:5]), guard.feed(GET[5:])] == [b"he", b"llo", GET]
 
 
+def test_body_bytes_that_go_past_the_guard(http1: Any) -> None:
+    """What has a length may be read by somebody else: the guard is told how much, and goes on behind it."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
+    guard, passed = fed(http1, head + b"ab")
+    assert passed == head + b"ab"
+    guard.body_passed(0)
+    guard.body_passed(5)
+    assert guard.in_body
+    for wrong in (-1, 4):
+        with pytest.raises(ValueError, match="are due"):
+            guard.body_passed(wrong)
+    guard.body_passed(3)
+    assert (guard.in_body, guard.idle, guard.messages) == (False, True, 1)
+    assert guard.feed(GET) == GET
+    assert guard.messages == 2
+
+
+def test_only_a_body_of_known_length_may_go_past_the_guard(http1: Any) -> None:
+    for before in (b"", GET[:10], GET, CHUNKED, CHUNKED + b"5\r\nab"):
+        guard, _ = fed(http1, before)
+        with pytest.raises(ValueError, match="are due"):
+            guard.body_passed(1)
+
+
+def test_the_last_body_that_goes_past_the_guard(http1: Any) -> None:
+    guard, _ = fed(http1, b"POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\n")
+    guard.body_passed(3)
+    assert guard.done
+    assert guard.feed(GET) == b""
+
+
+@given(st.binary(max_size=60), st.integers(0, 60), st.integers(0, 9), st.lists(st.integers(1, 20)))
+@settings(max_examples=60)
+@pytest.mark.parametrize("module", MODULES)
+def test_a_body_is_read_into_its_place(module: Any, body: bytes, here: int, start: int, reads: list[int]) -> None:
+    here = min(here, len(body))
+    buffer = module.BodyBuffer(len(body), b"x" * start + body[:here], start)
+    left = len(body) - here
+    for most in [*reads, len(body)]:
+        with memoryview(buffer.room(most)) as room:
+            assert not room.readonly
+            assert room.nbytes == min(most, left)
+            taken = (room.nbytes + 1) // 2 if most < len(body) else room.nbytes  # a read may give less than it could
+            if left:
+                with pytest.raises(BufferError):
+                    buffer.take()
+            room[:taken] = body[len(body) - left :][:taken]
+        left -= taken
+        assert buffer.took(taken) == left
+    assert not memoryview(buffer.room(1)).nbytes
+    assert buffer.take() == body
+
+
+def test_what_a_body_has_no_room_for(http1: Any) -> None:
+    for size, first, start in ((1, b"ab", 0), (1, b"ab", -1), (1, b"ab", 3), (-1, b"", 0)):
+        with pytest.raises(ValueError, match="not the beginning"):
+            http1.BodyBuffer(size, first, start)
+    buffer = http1.BodyBuffer(4, b"a")
+    with pytest.raises(ValueError, match="no room"):
+        buffer.took(1)  # nobody asked for room
+    buffer.room(2)
+    for wrong in (-1, 3):
+        with pytest.raises(ValueError, match="no room"):
+            buffer.took(wrong)
+    assert buffer.took(2) == 1
+
+
 def test_a_good_request_passes_before_a_bad_one(http1: Any) -> None:
     guard, passed = fed(http1, GET + b"GET / HTTP/1.1\r\nBad Name: x\r\n\r\n" + GET)
     assert passed == GET

@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from slipstream.errors import ConnectFailed, MalformedReply, TransportError
-from slipstream.net.connection import BUFFERED_MAX
+from slipstream.net.connection import BUFFERED_MAX, NativeReply
 from slipstream.net.decode import FREE_BYTES, PIECE_BYTES, decoder_for
 from tests.aio import run, until
 from tests.upstreams import BOTH, CHUNKED, Peer, answers, client, ok, read, upstream
@@ -348,6 +348,125 @@ def test_an_upstream_is_paused_while_nobody_reads() -> None:
             reply.close()
             await until(lambda: sent == 64 << 20)
             assert len(c.pool._idle) == 1
+
+    run(main())
+
+
+class Sink:
+    """Takes pieces until ``full`` bytes are there."""
+
+    def __init__(self, full: int = 1 << 30, error: Exception | None = None) -> None:
+        self.data = b""
+        self.full = full
+        self.error = error
+
+    def __call__(self, data: bytes) -> bool:
+        self.data += data
+        if len(self.data) >= self.full and self.error is not None:
+            raise self.error
+        return len(self.data) >= self.full
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [(b"0\r\n\r\n", None), (b"1\r\ng\r\n0\r\n\r\n", None), (b"nonsense\r\n", MalformedReply), (b"", TransportError)],
+)
+def test_a_body_that_is_poured(last: bytes, error: type[Exception] | None) -> None:
+    """Pieces go to the sink as they come; how it ended is what ``chunk`` says."""
+
+    async def script(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await peer.send(CHUNKED + b"1\r\na\r\n", *(b"1\r\n%c\r\n" % c for c in b"bcdef"), last)
+            if not last:
+                return
+
+    async def main() -> None:
+        async with upstream(script) as up, client(up.url) as c:
+            for _ in range(2):
+                reply, sink = await c.send(), Sink()
+                assert isinstance(reply, NativeReply)
+                first = await reply.chunk()
+                await reply.pour(sink)
+                if error is None:
+                    assert await reply.chunk() == b""
+                else:
+                    with pytest.raises(error):
+                        await reply.chunk()
+                assert first + sink.data == b"abcdefg"[: 7 if b"g" in last else 6]
+                await reply.pour(sink)  # nothing comes any more
+                reply.close()
+            assert len(up.peers) == (1 if error is None else 2)
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [None, KeyError("of the sink")])
+def test_a_sink_that_has_had_enough(error: Exception | None) -> None:
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED + b"1\r\na\r\n")
+        await go.wait()
+        await peer.send(b"2\r\nbc\r\n", b"2\r\nde\r\n", b"0\r\n\r\n")
+        await peer.request()
+
+    async def main() -> None:
+        async with upstream(script) as up, client(up.url) as c:
+            reply, sink = await c.send(), Sink(2, error)
+            assert isinstance(reply, NativeReply)
+            assert await reply.chunk() == b"a"
+            asyncio.get_running_loop().call_soon(go.set)
+            if error is None:
+                await reply.pour(sink)
+            else:
+                with pytest.raises(KeyError):
+                    await reply.pour(sink)
+            assert sink.data + await read(reply) == b"bcde"  # what the sink did not take is kept
+            reply.close()
+            assert len(c.pool._idle) == 1
+
+    run(main())
+
+
+def test_a_task_that_is_cancelled_while_it_pours() -> None:
+    """Its sink is called no more, and the connection is closed (R1)."""
+    seen: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED + b"1\r\na\r\n")
+        await peer.request()
+
+    async def main() -> None:
+        async with upstream(script) as up, client(up.url) as c:
+            reply, sink = await c.send(), Sink()
+            assert isinstance(reply, NativeReply)
+            conn = reply._conn
+            assert conn is not None
+            seen.append(await reply.chunk())
+            task = asyncio.create_task(reply.pour(sink))
+            await until(lambda: conn.pouring is not None)
+            task.cancel()
+            conn.data_received(b"1\r\nb\r\n")
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (sink.data, conn.pouring) == (b"", None)
+            assert await reply.chunk() == b"b"
+            reply.close()
+            await until(lambda: not up.open)
+
+    run(main())
+
+
+def test_a_coded_body_is_not_poured() -> None:
+    async def main() -> None:
+        async with upstream(answers(encoded(gzip.compress(b"packed")))) as up, client(up.url) as c:
+            reply, sink = await c.send(), Sink()
+            assert isinstance(reply, NativeReply)
+            await reply.pour(sink)
+            assert (sink.data, await read(reply)) == (b"", b"packed")
+            reply.close()
 
     run(main())
 

@@ -71,5 +71,8 @@ class RequestHead:
     def value(self, field: int) -> bytes | None:
         return self._values.get(field)
 
+    def values(self) -> tuple[bytes | None, ...]:
+        return tuple(self._values.get(field) for field in range(H_TIMEOUT))
+
     def forget(self) -> None:
         self._values = {}

@@ -150,6 +150,13 @@ class RequestGuard:
         self._old = self._close = self._keep = self._te = self._expect = False
         self._length = -1
 
+    def body_passed(self, n: int) -> None:
+        if self._state != _BODY or not 0 <= n <= self._left:
+            raise ValueError("not that many bytes of a body are due")
+        self._left -= n
+        if not self._left:
+            self._end_message()
+
     def unpassed(self) -> bytes:
         return bytes(self._held)
 
@@ -404,3 +411,29 @@ class RequestGuard:
         self._left = size
         self._state = _DATA if size else _TRAILERS
         return _OK
+
+
+class BodyBuffer:
+    """See ``http1.pyi``."""
+
+    def __init__(self, size: int, first: bytes = b"", start: int = 0) -> None:
+        if not 0 <= start <= len(first) <= start + size:
+            raise ValueError("the first bytes are not the beginning of the body")
+        self._body = bytearray(size)
+        self._at = self._upto = len(first) - start
+        self._body[: self._at] = first[start:]
+
+    def room(self, most: int) -> memoryview:
+        self._upto = min(self._at + most, len(self._body))
+        return memoryview(self._body)[self._at : self._upto]
+
+    def took(self, n: int) -> int:
+        if not 0 <= n <= self._upto - self._at:
+            raise ValueError("there was no room for so many bytes")
+        self._at = self._upto = self._at + n
+        return len(self._body) - self._at
+
+    def take(self) -> bytes:
+        if self._at < len(self._body):
+            raise BufferError("the body is not whole")
+        return bytes(self._body)

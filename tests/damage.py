@@ -16,6 +16,9 @@ from tests.recorded import payload_of, with_payload
 Random = random.Random
 
 DEEP = "[" * 300 + "]" * 300
+"""Deeper than the encoder goes (254 levels), not than the decoder."""
+EDGES = tuple("[" * depth + "]" * depth for depth in range(238, 256, 2))
+"""Around that depth: what can be written by itself cannot inside of something else."""
 GARBAGE = (
     b"\x00", b"\x00\x00\x00\x10", b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r", b"\n\n", b"data:",
     b"data: {\n\n", b"event: error\n", b"error: {}\n\n", b"<html>502</html>\n\n", b": ping\n\n", b"data: [DONE]\n\n",
@@ -27,6 +30,7 @@ RAW = (
     '"[DONE]"', '"\\u0000"', '"\\ud800"', '"\\u2028\\ud83d\\ude00"', "[]", "{}", "[null]", "[[]]", "[{}]", '{"":null}',
     '{"type":"text"}', '{"text":null}', '{"error":{}}', '[{"index":-1}]', '[{"index":1e9,"id":5}]', "NaN", DEEP,
     '{"a":' * 300 + "1" + "}" * 300, '"' + "y" * 3000 + '"', '[{"type":"text","text":7}]', "18446744073709551616",
+    *EDGES,
 )  # fmt: skip
 """JSON texts that a field may suddenly have (and one that is none)."""
 HALVES = ("\ud83d", "\ude00", "\udfff\ud800")

@@ -1,12 +1,12 @@
 """Clients that wrk cannot be: they read streams, or hold connections open. Each run is a process of its own.
 
-    python -m bench.e2e.clients sse PORT CONNECTIONS ROUNDS TIMEOUT_S HEADERS
+    python -m bench.e2e.clients sse PORT CONNECTIONS ROUNDS TIMEOUT_S HEADERS MARK
     python -m bench.e2e.clients idle PORT CONNECTIONS TIMEOUT_S HEADERS
     python -m bench.e2e.clients streams PORT CONNECTIONS TIMEOUT_S HEADERS
 
 ``sse`` prints one JSON object. The other two print one when all connections are there (each has had a whole answer,
 or the first event of a stream), wait for a line, and print another at the end (how many were still there; for
-streams, how many came to their proper end). HEADERS is a JSON object.
+streams, how many came to their proper end). HEADERS is a JSON object, MARK a text at the end of a whole stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ AT_ONCE = 64
 """Connections that are being opened at the same time."""
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 CHUNKED_END = b"0\r\n\r\n"
-DONE = b"[DONE]"
 KEEP = 128
 """Bytes of the end that are kept, to see [DONE] and the last chunk wherever reads were cut."""
 
@@ -33,9 +32,10 @@ KEEP = 128
 class Client(asyncio.Protocol):
     """One connection that asks the same question ``rounds`` times."""
 
-    def __init__(self, request: bytes, rounds: int) -> None:
+    def __init__(self, request: bytes, rounds: int, mark: bytes = payloads.END_MARK) -> None:
         loop = asyncio.get_running_loop()
         self.request = request
+        self.mark = mark
         self.left = rounds
         self.events = self.complete = self.wrong = 0
         self.first_us: list[int] = []
@@ -86,7 +86,7 @@ class Client(asyncio.Protocol):
         self.events += found
         self.tail = (self.tail + data)[-KEEP:]
         if self.tail.endswith(CHUNKED_END):
-            if DONE in self.tail or not self.started:
+            if self.mark in self.tail or not self.started:
                 self.finish()
             else:
                 self.transport.abort()
@@ -107,15 +107,16 @@ class Client(asyncio.Protocol):
                 future.set_result(None)
 
 
-async def opened(port: int, count: int, request: bytes, rounds: int) -> list[Client]:
+async def opened(port: int, count: int, request: bytes, rounds: int, mark: bytes = payloads.END_MARK) -> list[Client]:
     loop = asyncio.get_running_loop()
-    return [(await loop.create_connection(lambda: Client(request, rounds), "127.0.0.1", port))[1] for _ in range(count)]
+    connect = [loop.create_connection(lambda: Client(request, rounds, mark), "127.0.0.1", port) for _ in range(count)]
+    return [(await one)[1] for one in connect]
 
 
-async def sse(port: int, connections: int, rounds: int, timeout_s: float, headers: dict[str, str]) -> None:
+async def sse(port: int, connections: int, rounds: int, timeout_s: float, headers: dict[str, str], mark: str) -> None:
     request = payloads.http(payloads.request(stream=True), headers)
     began = time.perf_counter()
-    clients = await opened(port, connections, request, rounds)
+    clients = await opened(port, connections, request, rounds, mark.encode())
     await asyncio.wait([c.ended for c in clients], timeout=timeout_s)
     complete = sum(c.complete for c in clients)
     tell(
@@ -165,11 +166,12 @@ def tell(**facts: Any) -> None:
 
 def main() -> None:
     kind, *rest = sys.argv[1:]
+    marks = [rest.pop()] if kind == "sse" else []
     headers = json.loads(rest.pop())
     numbers = [int(value) for value in rest[:-1]]
     timeout_s = float(rest[-1])
     kinds: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {"sse": sse, "idle": idle, "streams": streams}
-    work = kinds[kind](*numbers, timeout_s, headers)
+    work = kinds[kind](*numbers, timeout_s, headers, *marks)
     try:
         import uvloop
 

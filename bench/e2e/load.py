@@ -132,10 +132,17 @@ def client_command(stage: Stage, kind: str, port: int, *arguments: object) -> li
 
 
 def streams(
-    stage: Stage, port: int, connections: int, rounds: int, timeout_s: float, headers: Mapping[str, str]
+    stage: Stage,
+    port: int,
+    connections: int,
+    rounds: int,
+    timeout_s: float,
+    headers: Mapping[str, str],
+    mark: str = payloads.END_MARK.decode(),
 ) -> tuple[Round, int]:
-    """``connections`` read ``rounds`` streams each. ``done`` counts events; the second value complete streams."""
-    command = client_command(stage, "sse", port, connections, rounds, timeout_s, json.dumps(dict(headers)))
+    """``connections`` read ``rounds`` streams each, which end with ``mark``. ``done`` counts events; the second value
+    complete streams."""
+    command = client_command(stage, "sse", port, connections, rounds, timeout_s, json.dumps(dict(headers)), mark)
     told = json.loads(_run(command, timeout_s + GRACE_S))
     first = Histogram()
     for value in told["first_us"]:

@@ -71,13 +71,15 @@ class Entrant:
 
 
 @contextmanager
-def fast_house(peers: Sequence[Peer], cores: Cores) -> Iterator[tuple[Stage, int, list[Entrant]]]:
+def fast_house(
+    peers: Sequence[Peer], cores: Cores, reply: bytes | None = None
+) -> Iterator[tuple[Stage, int, list[Entrant]]]:
     """The peers before an nginx that serves one reply from a file."""
     with Stage(cores) as stage:
         port = free_port()
         folder = stage.folder / "upstream"
         folder.mkdir()
-        (folder / "reply.json").write_bytes(payloads.reply())
+        (folder / "reply.json").write_bytes(payloads.reply() if reply is None else reply)
         command = nginx_command(
             folder,
             4096,

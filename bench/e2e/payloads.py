@@ -24,6 +24,8 @@ EVENT_TEXTS = (" hello", " cello")
 """By turns: LiteLLM ends a stream whose text is the same a hundred times."""
 EVENT_MARK = b'ello"'
 """The end of each event's text: what is counted, whatever a gateway makes of the JSON around it."""
+END_MARK = b"[DONE]"
+"""In the last bytes of a stream that came to its end, in OpenAI's dialect."""
 
 _WORDS = ("gateway", "requests", "tokens", "stream", "provider", "latency", "routes", "answers", "a", "the", "of", "to")
 _HEAD = {"id": "chatcmpl-bench", "created": 1700000000, "model": MODEL + "-2024-08-06", "system_fingerprint": "fp_x"}

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,10 +104,14 @@ backend b
 
 
 def slipstream(folder: Path, port: int, upstream: int, connections: int) -> list[str]:
-    entries = "".join(
-        f'  - {{name: {name}, api_base: "http://127.0.0.1:{upstream}/v1", api_key: sk-up-{name}, weight: 1}}\n'
-        for name in PROVIDERS
-    )
+    base = f"http://127.0.0.1:{upstream}/v1"
+    return serve(folder, port, [f'api_base: "{base}", api_key: sk-up-{name}' for name in PROVIDERS])
+
+
+def serve(folder: Path, port: int, providers: Sequence[str]) -> list[str]:
+    """Our gateway with these settings of its three providers."""
+    pairs = zip(PROVIDERS, providers, strict=True)
+    entries = "".join(f"  - {{name: {name}, {settings}, weight: 1}}\n" for name, settings in pairs)
     (folder / "config.yaml").write_text(
         f"server: {{host: 127.0.0.1, port: {port}, workers: 1, master_api_key: {payloads.KEY}}}\nproviders:\n{entries}"
     )

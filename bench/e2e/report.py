@@ -17,12 +17,16 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from bench.e2e import plot
+from bench.e2e import plot, translate
+from bench.e2e.dialects import TITLES
 from bench.e2e.peers import everyone
 
 RESULTS = Path(__file__).parents[1] / "results"
-COSTS = ("unary", "100k", "1m", "sse")
-NAMES = {"unary": "1.1 KB", "100k": "100 KB", "1m": "1 MB", "sse": "SSE event"}
+COSTS = ("unary", "100k", "1m", "sse", *translate.MODES)
+NAMES = {"unary": "1.1 KB", "100k": "100 KB", "1m": "1 MB", "sse": "SSE event", "translate unary": "1.1 KB translated"}
+NAMES |= {f"translate {name}": f"{title} event translated" for name, title in TITLES.items()}
+EVENTS = ("sse", *(f"translate {name}" for name in TITLES))
+"""Modes whose unit is an event of a stream, not a request."""
 OURS = "slipstream"
 RIVALS = ("litellm", "portkey")
 
@@ -31,7 +35,7 @@ Result = Mapping[str, Any]
 
 
 def cost_key(mode: str) -> str:
-    return "cpu_us_per_event" if mode == "sse" else "cpu_us_per_request"
+    return "cpu_us_per_event" if mode in EVENTS else "cpu_us_per_request"
 
 
 def came_through(result: Result) -> dict[str, Rows]:
@@ -86,7 +90,7 @@ def markdown(result: Result) -> str:
 
 
 def cost_table(rows: Rows, mode: str) -> str:
-    key, unit = cost_key(mode), "event" if mode == "sse" else "request"
+    key, unit = cost_key(mode), "event" if mode in EVENTS else "request"
     base = rows.get("nginx", {}).get(key)
     rivals = [name for name in RIVALS if name in rows]
     head = [
@@ -102,7 +106,11 @@ def cost_table(rows: Rows, mode: str) -> str:
             title(name), f"{row[key]:.1f}", against, f"{row['per_cpu_second']:,}", *ratios, f"{row['p50_us']:.0f}",
             f"{row['p99_us']:.0f}", row["rss_mb"], row["pss_mb"], start, row["bad"],
         ])  # fmt: skip
-    note = "\np50 and p99 are those of the first event of a stream.\n" if mode == "sse" else ""
+    note = "\np50 and p99 are those of the first event of a stream.\n" if mode in EVENTS else ""
+    if mode in translate.BARS:
+        note += (
+            f"\nnginx relays the upstream's bytes, ours are translated. Bar: {translate.BARS[mode]:g} times nginx.\n"
+        )
     return table(head, lines) + note
 
 

@@ -1,10 +1,10 @@
 """The upstream that thinks: streams of events one write each, or an answer computed from the question.
 
-    python -m bench.e2e.upstream PORT [--events 200] [--gap-ms 5] [--delay-ms 0]
+    python -m bench.e2e.upstream PORT [--events 200] [--gap-ms 5] [--delay-ms 0] [--dialect openai]
 
 ``"stream":true`` gets ``--events`` events, ``--gap-ms`` apart, then usage if it was asked for
 and [DONE]; anything else gets ``payloads.reply_to`` of its body after ``--delay-ms``. Where a fast upstream is needed,
-nginx serves a file instead.
+nginx serves a file instead. In another dialect (``dialects``) the texts are the same; a path may ask for a stream.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import asyncio
 import json
 import re
 
-from bench.e2e import payloads
+from bench.e2e import dialects, payloads
 
 BACKLOG = 4096
 MAX_BODY = 16 << 20
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 USAGE = re.compile(rb'"include_usage":\s*true')
 STREAMED = re.compile(rb'"stream":\s*true')
+STREAM_PATH = re.compile(rb"POST \S+(?:converse-stream|:streamGenerateContent)")
 
 
 def chunk(data: bytes) -> bytes:
@@ -36,8 +37,18 @@ class Provider(asyncio.Protocol):
         self.buffer = bytearray()
         self.needed = 0
         self.busy = False
-        self.events = [chunk(payloads.event(number)) for number in (0, 1)]
-        self.ends = [chunk(payloads.last_events(args.events, usage=u)) + b"0\r\n\r\n" for u in (False, True)]
+        self.dialect = dialects.DIALECTS.get(args.dialect)
+        kind, begin = "text/event-stream", b""
+        if self.dialect is None:
+            self.events = [chunk(payloads.event(number)) for number in (0, 1)]
+            ends = [payloads.last_events(args.events, usage=u) for u in (False, True)]
+        else:
+            self.events = [chunk(event) for event in self.dialect.texts]
+            ends = [self.dialect.end] * 2
+            kind, begin = self.dialect.content_type, self.dialect.begin
+        self.ends = [chunk(end) + b"0\r\n\r\n" for end in ends]
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self.begin = head.encode() + (chunk(begin) if begin else b"")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -62,13 +73,12 @@ class Provider(asyncio.Protocol):
         if len(self.buffer) < self.needed:
             return
         body = bytes(self.buffer[end + 4 : self.needed])
+        streamed = STREAMED.search(body) or (self.dialect is not None and STREAM_PATH.match(self.buffer))
         del self.buffer[: self.needed]
         self.needed = 0
         self.busy = True
-        if STREAMED.search(body):
-            self.transport.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-            )
+        if streamed:
+            self.transport.write(self.begin)
             self.tick(0, self.ends[USAGE.search(body) is not None])
         elif self.args.delay_ms:
             self.loop.call_later(self.args.delay_ms / 1000, self.answer, body)
@@ -85,7 +95,9 @@ class Provider(asyncio.Protocol):
             self.done(end)
 
     def answer(self, body: bytes) -> None:
-        reply = payloads.reply_to(json.loads(body))
+        question = json.loads(body)
+        other = self.dialect
+        reply = payloads.reply_to(question) if other is None else other.reply(dialects.digest(question))
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(reply)
         self.done(head + reply)
 
@@ -108,6 +120,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=payloads.EVENTS)
     parser.add_argument("--gap-ms", type=float, default=payloads.EVENT_GAP_MS)
     parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--dialect", choices=("openai", *dialects.NAMES), default="openai")
     args = parser.parse_args()
     try:
         import uvloop

@@ -11,7 +11,7 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from ..config.snapshot import ProviderSpec
-from ..errors import UpstreamError
+from ..errors import ClientError, UpstreamError
 from ..wire.canonical import Built, Json, Reply, StreamReader
 from ..wire.codec import dumps, loads
 from ..wire.usage import Usage
@@ -56,7 +56,7 @@ class GeminiType(ProviderType):
 
         body, dropped = build_body(request, model)
         verb = ":streamGenerateContent?alt=sse" if request.get("stream") is True else ":generateContent"
-        return Built(_url(spec, model, verb), dumps(body), dropped=dropped)
+        return Built(_url(spec, model, verb), _written(body), dropped=dropped)
 
     def reply(self, body: bytes, headers: Mapping[str, str], spec: ProviderSpec) -> Reply:
         from ..wire.gemini.reply import read_reply
@@ -86,7 +86,7 @@ class GeminiType(ProviderType):
         from ..wire.gemini.request import build_count_body
 
         body = build_count_body(request, model, resource(model), vertex=is_vertex(spec))
-        return Built(_url(spec, model, ":countTokens"), dumps(body))
+        return Built(_url(spec, model, ":countTokens"), _written(body))
 
     def count(self, body: bytes, spec: ProviderSpec) -> int:
         from ..wire.gemini.embeddings import read_count
@@ -109,6 +109,13 @@ class GeminiType(ProviderType):
         return [model for model in map(_model, listed) if model is not None]
 
 
+def _written(body: Json) -> bytes:
+    try:
+        return dumps(body)
+    except TypeError:  # the encoder's: what is read may be nested deeper than what can be written
+        raise ClientError("The request is nested too deeply.", param="messages", code="invalid_value") from None
+
+
 def _url(spec: ProviderSpec, model: str, verb: str) -> str:
     return f"{spec.api_base}/{resource(model)}{verb}"
 
@@ -119,7 +126,7 @@ def _model(value: object) -> Json | None:
         return None
     name = value.get("name", value.get("id"))
     methods = value.get("supportedGenerationMethods")
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name.removeprefix("models/"):
         return None
     if isinstance(methods, list) and not _SERVED.intersection(map(str, methods)):
         return None

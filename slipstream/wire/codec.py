@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 T = TypeVar("T")
+_MANY_DIGITS = 32
 DecodeError = ValueError
 """What ``loads`` and the decoders raise for bytes that are not JSON (``orjson``'s and ``msgspec``'s errors are kinds of
 it)."""
@@ -33,13 +34,27 @@ def loads(data: bytes) -> Any:
         if b"\\ud" not in data and b"\\uD" not in data:
             raise
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_number)
+        return json.loads(data.decode("utf-8"), parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def _no_number(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    """As orjson has it: a number beyond a double is none."""
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("number is infinity when parsed as double")
+    return value
+
+
+def _whole(text: str) -> int | float:
+    """As orjson has it: beyond 64 bits it is a double."""
+    value = int(text) if len(text) < _MANY_DIGITS else None
+    return value if value is not None and -(1 << 63) <= value < 1 << 64 else _finite(text)
 
 
 def dumps(value: Any) -> bytes:
@@ -51,7 +66,10 @@ def dumps(value: Any) -> bytes:
     except TypeError as error:
         if "surrogates" not in str(error):
             raise
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except (ValueError, RecursionError):
+        raise TypeError("nested too deeply, or with a number that JSON has no form for") from None
 
 
 def decoder(kind: type[T]) -> Callable[[bytes], T]:

@@ -198,7 +198,7 @@ def _make(
     }
     for name in _EXTRA_FIELDS:
         extra = fields.get(name)
-        if extra is not None and 0 < len(_text(extra)) <= _MAX_EXTRA_BYTES:
+        if extra is not None and 0 < len(_text([[[extra]]])) <= _MAX_EXTRA_BYTES:
             shown[name] = extra
     return UpstreamError(
         message,

@@ -79,7 +79,10 @@ def read_openai_usage(data: bytes, start: int = 0, end: int = -1) -> Usage | Non
     try:
         counts = _read(span)
     except TypeMismatch:
-        counts = _salvage(loads(span))
+        try:
+            counts = _salvage(loads(span))
+        except DecodeError:  # the two libraries do not refuse the same (1e999)
+            return None
     except DecodeError:
         return None
     return _buckets(counts)

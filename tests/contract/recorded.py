@@ -1,6 +1,6 @@
 """A gateway before recorded providers, and a mock: what the tests of the official SDKs share.
 
-``behind("anthropic.messages.text.8dd34368", ...)`` runs the shared replay server (``/work/shared/wire``) and a gateway
+``behind("anthropic.messages.text.8dd34368", ...)`` runs the shared replay server (``../shared/wire``) and a gateway
 with one provider per exchange, of the type that it was recorded from; the exchange's id is the model to ask for. What
 reached the "provider" is in ``log``. ``mock/...`` names go to a mock of OpenAI's API, with its faults.
 """

@@ -49,7 +49,7 @@ HEADERS = {
 }
 MARK = {"type": "ephemeral"}
 CACHED = {"cachePoint": {"type": "default"}}
-SYSTEM = ("You are Claude Code, Anthropic's official CLI for Claude.", "Working directory: /home/u\nPlatform: linux")
+SYSTEM = ("You are Claude Code, Anthropic's official CLI for Claude.", "Working directory: /srv/u\nPlatform: linux")
 USER_ID = "user_" + "0f" * 32 + "_account__session_7e57ab1e-0000-4000-8000-000000000000"
 TURNS: list[Json] = [
     {
@@ -64,7 +64,7 @@ TURNS: list[Json] = [
         "content": [
             {"type": "thinking", "thinking": "Two looks will do.", "signature": "c2lnbmF0dXJl"},
             {"type": "text", "text": "I'll look."},
-            {"type": "tool_use", "id": "toolu_01A", "name": "LS", "input": {"path": "/home/u"}},
+            {"type": "tool_use", "id": "toolu_01A", "name": "LS", "input": {"path": "/srv/u"}},
             {"type": "tool_use", "id": "toolu_01B", "name": "Bash", "input": {"command": "git status"}},
         ],
     },
@@ -211,7 +211,7 @@ def test_openai_provider(kind: str) -> None:
         assert turn["content"] == "I'll look."
         calls = [(call["id"], call["function"]["name"], json.loads(call["function"]["arguments"]))
                  for call in turn["tool_calls"]]  # fmt: skip
-        assert calls == [("toolu_01A", "LS", {"path": "/home/u"}), ("toolu_01B", "Bash", {"command": "git status"})]
+        assert calls == [("toolu_01A", "LS", {"path": "/srv/u"}), ("toolu_01B", "Bash", {"command": "git status"})]
         assert [result["tool_call_id"] for result in results] == ["toolu_01A", "toolu_01B"]
         assert "fatal: not a git repository" in results[1]["content"]
         assert [made["function"]["name"] for made in sent["tools"]] == list(NAMES)

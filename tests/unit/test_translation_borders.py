@@ -25,8 +25,8 @@ from tests.clients import LIFECYCLES, WRITERS, Events, read_events, tap_for
 from tests.damage import Random, pieces
 from tests.recorded import ANTHROPIC, DIALECTS, OPENAI, RESPONSES, Dialect, Exchange, provider
 
-PER_DIALECT = 7
-MAX_BYTES = 7000
+PER_DIALECT = 14
+MAX_BYTES = 12_000
 """Longer recordings have more of the same."""
 SAID_THE_END: dict[str, re.Pattern[bytes]] = {
     "openai": re.compile(rb'"finish_reason": ?"'),
@@ -34,6 +34,7 @@ SAID_THE_END: dict[str, re.Pattern[bytes]] = {
     "gemini": re.compile(rb'"finishReason"'),
     "bedrock": re.compile(rb"messageStop"),
     "ollama": re.compile(rb'"done": ?true'),
+    "cohere": re.compile(rb'"type": ?"message-end"'),
     "responses": re.compile(rb'"type": ?"response\.(?:completed|incomplete)"'),
 }
 """What must have come before a stream may end well (R63; PROTOCOLS.md 1.1, last column)."""
@@ -44,7 +45,7 @@ def chosen(dialect: Dialect) -> list[Exchange]:
     seeds = [Exchange("seed", 200, {}, body, True) for body in dialect.seeds["stream"]]
     short = [one for one in dialect.exchanges("stream") if one.good and len(one.body) < MAX_BYTES]
     step = max(1, len(short) // PER_DIALECT)
-    return seeds + short[::step][:PER_DIALECT]
+    return seeds + [one for one in short[::step] if "seed" not in one.id][:PER_DIALECT]
 
 
 CASES = [
@@ -155,7 +156,20 @@ def test_how_it_is_cut_changes_nothing(dialect: Dialect, endpoint: Endpoint, cou
             counted_ids()
             tap, out = run(dialect, endpoint, parts)
             assert tap.done, (one.id, name)
-            assert out == whole, (one.id, name)
+            assert comparable(endpoint, out) == comparable(endpoint, whole), (one.id, name)
+
+
+def comparable(endpoint: Endpoint, data: bytes) -> Any:
+    """What must not depend on the pieces. What is known when an event is written may: Messages open with the counts
+    that came so far (which they correct at their end), a chat's finish with what the provider said about the answer as
+    a whole, which Bedrock says last (its guardrail's trace)."""
+    events = read_events(data)
+    if endpoint is Endpoint.MESSAGES:
+        del events[0][1]["message"]["usage"]
+    elif endpoint is Endpoint.CHAT:
+        for _, value in events[:-1]:
+            value.pop("trace", None)
+    return events
 
 
 def test_a_reader_that_is_done_needs_no_end() -> None:
@@ -163,7 +177,7 @@ def test_a_reader_that_is_done_needs_no_end() -> None:
     for dialect in (OPENAI, ANTHROPIC):
         for one in chosen(dialect):
             tap, _ = run(dialect, Endpoint.CHAT, [one.body], end=False)
-            assert tap.done or b"[DONE]" not in one.body, one.id
+            assert tap.done or not one.body.endswith(b"[DONE]\n\n"), one.id
 
 
 # ---- bytes that are passed on ---------------------------------------------------------------------------------------
@@ -184,14 +198,19 @@ def passed_on(tap: Any, parts: list[bytes]) -> bytes:
     return b"".join(out) + tap.end()
 
 
+def lines(data: bytes) -> bytes:
+    """With one kind of line end: where the transport cuts a CR LF in two, the CR has ended the event (WHATWG HTML,
+    "Event streams": it is an end of line by itself)."""
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip()
+
+
 @pytest.mark.parametrize(("dialect", "make"), TAPS)
 def test_native_streams(dialect: Dialect, make: Callable[[], Any]) -> None:
     """The same for the taps: cut is an error, what was complete before it went on as it came, pieces do not matter."""
     for one in chosen(dialect):
-        whole = passed_on(make(), [one.body])
-        assert passed_on(make(), [one.body[at : at + 1] for at in range(len(one.body))]) == whole, one.id
-        for seed in range(3):
-            assert passed_on(make(), pieces(Random(seed), one.body)) == whole, one.id
+        ways = [[one.body], [one.body[at : at + 1] for at in range(len(one.body))]]
+        ways += [pieces(Random(seed), one.body) for seed in range(3)]
+        assert len({lines(passed_on(make(), parts)) for parts in ways}) == 1, one.id
         for cut in cuts(dialect, one.body):
             tap = make()
             out = passed_on(tap, [one.body[:cut]])

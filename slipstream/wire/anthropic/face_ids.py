@@ -25,7 +25,7 @@ def packed_id(call: Json) -> str:
     signature = _signature(call)
     if not signature or len(signature) > MAX_SIGNATURE_CHARS or MARK in identity:
         return identity
-    return identity + MARK + urlsafe_b64encode(signature.encode()).rstrip(b"=").decode()
+    return identity + MARK + urlsafe_b64encode(signature.encode("utf-8", "replace")).rstrip(b"=").decode()
 
 
 def unpacked_id(identity: str) -> tuple[str, str | None]:

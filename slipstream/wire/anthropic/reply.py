@@ -36,7 +36,10 @@ def read_reply(body: bytes, provider: str) -> Reply:
         if content is not None or message.get("type") != "message":
             raise MalformedReply(f"the provider {provider!r} sent a reply without 'content'")
         content = []
-    answer, calls = _message(content)
+    try:
+        answer, calls = _message(content)
+    except TypeError:  # the encoder's: what is read may be nested deeper than what can be written
+        raise MalformedReply(f"the provider {provider!r} sent a reply that is nested too deep") from None
     stop = text_of(message.get("stop_reason")) or None
     choice: Json = {"index": 0, "message": answer, "finish_reason": finish_reason(stop, calls=calls)}
     if stop is not None:
@@ -125,6 +128,15 @@ def extra_of(usage: object, stop_details: object) -> Json:
     tier = usage.get("service_tier") if isinstance(usage, dict) else None
     if isinstance(tier, str) and tier in _TIERS:
         extra["service_tier"] = _TIERS[tier]
-    if isinstance(stop_details, dict) and stop_details:
+    if isinstance(stop_details, dict) and stop_details and _is_sound(stop_details):
         extra["stop_details"] = stop_details
     return extra
+
+
+def _is_sound(value: object) -> bool:
+    """Whether it can be written again, a few levels deeper: what can be read may be nested too deeply."""
+    try:
+        dumps([[[[value]]]])
+    except TypeError:
+        return False
+    return True

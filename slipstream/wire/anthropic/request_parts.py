@@ -96,7 +96,7 @@ def _block(part: object, where: str, dropped: list[str]) -> Json | None:
         return cached(_image(part.get("image_url"), where, dropped), part)
     if kind == "file":
         return cached(_file(part.get("file"), where), part)
-    if kind in _OWN:
+    if isinstance(kind, str) and kind in _OWN:
         return dict(part)
     if kind == "input_audio":
         raise refuse("This provider takes no audio; send the text of it instead.", where)

@@ -230,7 +230,7 @@ def check_message(body: bytes, provider: str) -> Usage | None:
         raise MalformedReply(f"the provider {provider!r} sent a reply that is not JSON") from None
     if message.type != "message":
         raise _not_a_message(body, provider)
-    return read_usage(loads(bytes(message.usage))) if message.usage else None
+    return read_usage(_decode(bytes(message.usage))) if message.usage else None
 
 
 def check_count(body: bytes, provider: str) -> None:

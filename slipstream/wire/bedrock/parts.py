@@ -142,7 +142,7 @@ def _audio(part: Json, where: str) -> Json:
     if not isinstance(audio, dict):
         raise ClientError("'input_audio' must hold 'data' and 'format'.", param=where, code="invalid_type")
     kind = audio.get("format")
-    if kind not in _AUDIO_FORMATS:
+    if not isinstance(kind, str) or kind not in _AUDIO_FORMATS:
         raise ClientError(
             f"Bedrock takes audio as {', '.join(sorted(_AUDIO_FORMATS))}.",
             param=f"{where}.format",

@@ -171,10 +171,10 @@ def read_extra(value: Json) -> Json:
     if isinstance(tier, dict) and isinstance(tier.get("type"), str):
         extra["service_tier"] = tier["type"]
     for name in ("trace", "performanceConfig"):  # a client that asked for a guardrail's trace wants to see it
-        if isinstance(value.get(name), dict) and _encode(value[name]) is not None:
+        if isinstance(value.get(name), dict) and _encode([[[[value[name]]]]]) is not None:
             extra[name] = value[name]
     fields = value.get("additionalModelResponseFields")
-    if isinstance(fields, dict) and fields.keys() - {"stop_sequence"} and _encode(fields) is not None:
+    if isinstance(fields, dict) and fields.keys() - {"stop_sequence"} and _encode([[[[fields]]]]) is not None:
         extra["additionalModelResponseFields"] = fields
     return extra
 

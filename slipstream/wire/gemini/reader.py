@@ -162,7 +162,10 @@ class GeminiReader:
         elif error_in(value) is not None:
             self.failure = error_in_200(value, provider=self._provider)
         else:
-            self._take(value, out)
+            try:
+                self._take(value, out)
+            except TypeError:  # the encoder's: what is read may be nested deeper than what can be written
+                self._malformed("an event that is nested too deep")
 
     def _take(self, value: Json, out: list[Chunk]) -> None:
         self._strange = self._strange or not is_answer(value)

@@ -244,7 +244,7 @@ def _token(value: Any) -> Json | None:
     chance = value.get("logProbability")
     if not isinstance(chance, int | float) or isinstance(chance, bool):
         chance = 0.0  # a proto leaves out a zero
-    return {"token": value["token"], "logprob": chance, "bytes": list(value["token"].encode())}
+    return {"token": value["token"], "logprob": chance, "bytes": list(value["token"].encode("utf-8", "replace"))}
 
 
 def read_usage(value: Any) -> Usage | None:
@@ -312,7 +312,10 @@ def read_reply(body: bytes, *, provider: str) -> Reply:
     choices = {}
     for position, one in enumerate(candidates):
         index = index_of(one, position)
-        choices[index if index not in choices else position] = _choice(one, index)
+        try:
+            choices[index if index not in choices else position] = _choice(one, index)
+        except TypeError:  # the encoder's: what is read may be nested deeper than what can be written
+            raise MalformedReply(f"the provider {provider!r} sent a reply that is nested too deep") from None
     if not choices:
         reason = blocked(value)
         if reason is None:
@@ -348,7 +351,7 @@ def _choice(value: Json, index: int) -> Json:
     if thoughts:
         message["reasoning_content"] = "".join(thoughts)
     message.update(lists)
-    annotations = candidate.annotations(content.encode())
+    annotations = candidate.annotations(content.encode("utf-8", "surrogatepass"))
     if annotations:
         message["annotations"] = annotations
     choice: Json = {"index": index, "message": message, "finish_reason": candidate.finish}

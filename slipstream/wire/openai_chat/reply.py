@@ -214,11 +214,17 @@ def arguments_text(arguments: Any) -> str:
     return "" if arguments is None else dumps(arguments).decode()
 
 
+_AROUND = 16
+"""Levels that an answer of any dialect may have around it."""
+
+
 def is_sound(value: Any) -> bool:
-    """Whether ``value``, which we do not look into, can be written again: it is there, and not nested so deep that the
-    encoder gives up (at 254 levels; the decoder at 1024)."""
+    """Whether ``value``, which we do not look into, can be written again inside of an answer: it is there, and not
+    nested so deep that the encoder gives up (at 254 levels; the decoder at 1024)."""
     if value is None or isinstance(value, str):
         return value is not None
+    for _ in range(_AROUND):
+        value = [value]
     try:
         dumps(value)
     except TypeError:

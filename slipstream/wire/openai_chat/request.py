@@ -203,7 +203,12 @@ class _Work:
         schema = inner.get("schema") if isinstance(inner, dict) else None
         text = "Answer with one JSON object and nothing else."
         if isinstance(schema, dict):
-            text = f"Answer with one JSON object that is valid under this JSON schema: {dumps(schema).decode()}"
+            try:
+                text = f"Answer with one JSON object that is valid under this JSON schema: {dumps(schema).decode()}"
+            except TypeError:
+                raise ClientError(
+                    "The schema is nested too deep.", param="response_format.json_schema", code="invalid_value"
+                ) from None
         self._body["response_format"] = {"type": "json_object"}
         self._body["messages"] = [{"role": "system", "content": text}, *self._body["messages"]]
         self.drop("response_format.json_schema")

@@ -1,0 +1,1 @@
+"""The fault matrix: one row per fault scenario, over the whole gateway."""

@@ -1,0 +1,248 @@
+"""Bulkheads: a cap on what is in flight, a short queue before it, and a quick no behind that (R32, Q01).
+
+One stands before the whole process, one before each target. Envoy's breakers are plain caps of 1024 requests and 1024
+waiting ones per upstream (reliability.md 1.1); the wait of at most a second is ours. Enter the process's first, then
+the target's, and leave in the opposite order: who waits for a target holds a place of the process, never the other way.
+
+``try_enter`` is the ordinary case: a comparison and a counter. It overtakes nobody, because a place that becomes free
+while somebody waits is handed over in the same call and never seen free: *who waits implies no place is free*. That is
+the rule that must not be broken; ``leave`` and the setter of ``limit`` keep it.
+
+A request is refused at once when the queue is full, and when it can be known that it would wait in vain: a queue that
+moves at ``rate`` places a second lets the next one in after ``(ahead + 1) / rate`` seconds. The rate is only measured
+while somebody waits, so it is what the bulkhead can do and not what was asked of it; while too little is known (a
+target that is stuck frees no place at all) nothing is refused on a guess.
+
+One timer for all who wait, as in ``watchdog``. A cancelled waiter frees its place in the queue, and passes on the place
+in flight if it was given one already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+
+from ..errors import GatewayError
+
+HIGH, NORMAL, LOW = range(3)
+"""Priority classes. Within one: first come, first served."""
+LIMIT = 1024
+QUEUE_LIMIT = 1024
+QUEUE_WAIT_S = 1.0
+"""Defaults of Q01: Envoy's circuit_breaker.proto; the wait is ours."""
+TICK_S = 0.01
+"""The timer fires at most this often: a thousand waiters with a thousand limits cost a hundred looks a second."""
+RATE_S = 0.5
+"""The rate at which places become free is that of the last one to two of these."""
+RATE_MIN_S = 0.1
+RATE_MIN_LEFT = 10
+"""Fewer departures, or a shorter time, say nothing about the next second."""
+RETRY_MIN_S = 1.0
+RETRY_MAX_S = 30.0
+NEVER = math.inf
+
+QUEUE_FULL = "queue_full"
+QUEUE_WAIT = "queue_wait"
+DEADLINE = "deadline"
+"""Why a bulkhead refuses: ``Overloaded.reason``."""
+
+
+class Overloaded(GatewayError):
+    """The gateway's own 503 (R21): it took on nothing for this request, so anybody may send it again, later (R52).
+
+    It says nothing about a target: its failure class is none. ``reason`` is a metric label, from a closed set.
+    """
+
+    def __init__(self, retry_after_s: float = RETRY_MIN_S, reason: str = "overload") -> None:
+        seconds = math.ceil(min(RETRY_MAX_S, max(RETRY_MIN_S, retry_after_s)))
+        super().__init__(
+            f"The gateway has more to do than it can take on. Try again in {seconds} s.",
+            status=503,
+            code="overloaded",
+            headers={"Retry-After": str(seconds)},
+        )
+        self.retry_after_s = float(seconds)
+        self.reason = reason
+
+
+class _Waiter:
+    """``future`` brings ``True`` with a place, ``False`` when the time is over."""
+
+    __slots__ = ("due", "future", "reason")
+
+    def __init__(self, future: asyncio.Future[bool], due: float, reason: str) -> None:
+        self.future = future
+        self.due = due
+        self.reason = reason
+
+
+class Bulkhead:
+    """At most ``limit`` in flight and ``queue_limit`` waiting, each for at most ``queue_wait_s``. All of one loop.
+
+    The three may change at any time (reload, adaptive limit). A limit below what is in flight ends nothing: nobody new
+    comes in until enough have left.
+    """
+
+    __slots__ = (
+        "_at", "_fired_at", "_handle", "_limit", "_loop", "_mark", "_queues", "_recent", "in_flight", "left",
+        "queue_limit", "queue_wait_s", "queued",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        limit: int = LIMIT,
+        queue_limit: int = QUEUE_LIMIT,
+        queue_wait_s: float = QUEUE_WAIT_S,
+        *,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._limit = _at_least_one(limit)
+        self.queue_limit = queue_limit
+        self.queue_wait_s = queue_wait_s
+        self.in_flight = 0
+        self.queued = 0
+        """How many wait."""
+        self.left = 0
+        """How many have left since the start."""
+        self._loop = loop
+        self._queues: tuple[OrderedDict[_Waiter, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
+        self._at = NEVER
+        self._fired_at = -NEVER
+        self._handle: asyncio.TimerHandle | None = None
+        self._mark = self._recent = (0.0, 0)
+        """Times at which somebody waited, and how many had left by then; ``_mark`` is the older one."""
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = _at_least_one(limit)
+        while self.in_flight < limit and self._hand_over():
+            self.in_flight += 1
+
+    def try_enter(self) -> bool:
+        """Take a place if one is free; ``leave`` must follow then."""
+        taken = self.in_flight
+        if taken < self._limit:
+            self.in_flight = taken + 1
+            return True
+        return False
+
+    async def enter(self, deadline_s: float = NEVER, priority: int = NORMAL) -> float:
+        """Take a place, and wait for it if need be; ``leave`` must follow. The seconds it took.
+
+        ``deadline_s``: seconds left until the request's own deadline. Raises ``Overloaded``.
+        """
+        if self.try_enter():
+            return 0.0
+        since = self._loop.time()
+        limit_s = min(self.queue_wait_s, deadline_s)
+        reason = DEADLINE if deadline_s < self.queue_wait_s else QUEUE_WAIT
+        self._refuse(since, limit_s, reason, priority)
+        waiter = _Waiter(self._loop.create_future(), since + limit_s, reason)
+        queue = self._queues[priority]
+        queue[waiter] = None
+        self.queued += 1
+        self._sooner(waiter.due)
+        try:
+            entered = await waiter.future
+        except BaseException:
+            self._abandon(waiter, queue)
+            raise
+        now = self._loop.time()
+        if not entered:
+            raise Overloaded(self._retry_after_s(now), waiter.reason)
+        return now - since
+
+    def leave(self) -> None:
+        """Free the place, or hand it over to who is next."""
+        self.left += 1
+        if self.queued and self.in_flight <= self._limit and self._hand_over():
+            return
+        self.in_flight -= 1
+
+    def _hand_over(self) -> bool:
+        """Tell who is next that a place is theirs. Somebody cancelled who has not woken yet is passed over."""
+        for queue in self._queues:
+            while queue:
+                waiter, _ = queue.popitem(last=False)
+                self.queued -= 1
+                if not waiter.future.done():
+                    waiter.future.set_result(True)
+                    return True
+        return False
+
+    def _abandon(self, waiter: _Waiter, queue: OrderedDict[_Waiter, None]) -> None:
+        """The waiter's task was cancelled, perhaps after a place was given to it and before it woke."""
+        if waiter in queue:
+            del queue[waiter]
+            self.queued -= 1
+        elif not waiter.future.cancelled() and waiter.future.result():
+            self.leave()
+            self.left -= 1  # nothing was served
+
+    # ---- who need not wait to be refused
+
+    def _refuse(self, now: float, limit_s: float, reason: str, priority: int) -> None:
+        rate = self._rate(now)
+        if self.queued >= self.queue_limit:
+            raise Overloaded(self._retry_after_s(now), QUEUE_FULL)
+        if limit_s <= 0:
+            raise Overloaded(self._retry_after_s(now), reason)
+        if rate:
+            ahead = sum(len(queue) for queue in self._queues[: priority + 1])
+            if (ahead + 1) / rate > limit_s:
+                raise Overloaded(self._retry_after_s(now), reason)
+
+    def _rate(self, now: float) -> float:
+        """Places that become free per second since somebody waits; 0: not known. Call it when somebody comes."""
+        if not self.queued:
+            self._mark = self._recent = now, self.left
+        elif now - self._recent[0] >= RATE_S:
+            self._mark, self._recent = self._recent, (now, self.left)
+        return self._known_rate(now)
+
+    def _known_rate(self, now: float) -> float:
+        since, left = self._mark
+        if now - since < RATE_MIN_S or self.left - left < RATE_MIN_LEFT:
+            return 0.0
+        return (self.left - left) / (now - since)
+
+    def _retry_after_s(self, now: float) -> float:
+        """How long it takes to serve all who wait, if that can be said, else one wait (R52)."""
+        rate = self._known_rate(now) if self.queued else 0.0
+        return (self.queued + 1) / rate if rate else self.queue_wait_s
+
+    # ---- the timer
+
+    def _sooner(self, due: float) -> None:
+        at = max(due, self._fired_at + TICK_S)
+        if at < self._at:
+            if self._handle is not None:
+                self._handle.cancel()
+            self._at = at
+            self._handle = self._loop.call_at(at, self._fire)
+
+    def _fire(self) -> None:
+        now = self._fired_at = self._loop.time()
+        self._handle = None
+        self._at = NEVER
+        soonest = NEVER
+        for queue in self._queues:
+            for waiter in [w for w in queue if w.due <= now]:
+                del queue[waiter]
+                self.queued -= 1
+                if not waiter.future.done():
+                    waiter.future.set_result(False)
+            soonest = min(soonest, min((w.due for w in queue), default=NEVER))
+        if soonest < NEVER:
+            self._sooner(soonest)
+
+
+def _at_least_one(limit: int) -> int:
+    if limit < 1:
+        raise ValueError("a bulkhead lets at least one in")
+    return limit

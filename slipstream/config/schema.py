@@ -89,7 +89,7 @@ class LimitsFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What a provider may be asked for."""
 
     max_in_flight: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests at once, per worker.")] = 1024
-    queue: Annotated[int, Meta(ge=0, le=1_000_000, description="Requests that may wait for one of these places.")] = 1024
+    queue: Annotated[int, Meta(ge=0, le=1_000_000, description="Requests that may wait for one of these.")] = 1024
     requests_per_min: Annotated[
         Annotated[int, Meta(ge=1)] | None, _doc("Its own limit, over all workers; learned from its headers too.")
     ] = None

@@ -50,7 +50,8 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class BreakerSpec:
-    """When a target is shut, for how long, and how it comes back (reliability.md 1.2, 1.3; contracts E: 20 calls, 30 s).
+    """When a target is shut, for how long, and how it comes back (reliability.md 1.2, 1.3; contracts E: 20 calls, 30
+    s).
 
     ``consecutive`` failures in a row, or ``error_share`` of at least ``window_calls`` calls within a minute; shut for
     ``cooldown_s``, longer each time up to ``max_cooldown_s``; at most ``max_ejected`` of a pool; back with 10 % of its
@@ -212,8 +213,8 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class RoutingSpec:
-    """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it (separately
-    for a prompt that is too long and for one that was filtered);
+    """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it
+    (separately for a prompt that is too long and for one that was filtered);
     ``strict_params``: what a provider cannot express is refused, not reported (R65)."""
 
     policy: str = "weighted_round_robin"

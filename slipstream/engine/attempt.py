@@ -35,7 +35,6 @@ async def attempt(
 ) -> None:
     """Ask ``target`` for ``model`` (its own name for it). Returns when the client has its answer."""
     ctx.target = target
-    ctx.attempts += 1
     provider = target.provider
     outbound = active.outbound[provider.name]
     timeouts, kind = provider.timeouts, outbound.kind
@@ -55,13 +54,17 @@ async def attempt(
         url, headers = outbound.prepared(built.url, built.headers, built.body, runtime.wall())
         request = UpstreamRequest(url, headers, built.body, timeouts.connect_s)
     clock, deadlines = runtime.clock, runtime.deadlines
+    bulkhead = outbound.bulkhead
+    if not bulkhead.try_enter():
+        await bulkhead.enter(timeouts.total_s - (clock() - ctx.t_start))
+    ctx.attempts += 1
     sent = ctx.t_attempt = clock()
     limit = outbound.first_byte_s[call.stream]
     reply: UpstreamReply | None = None
-    if ctx.pulse is not None:
-        ctx.pulse.head = _told(outbound.stream_headers, ctx)
     runtime.enter(runtime.worker, target.row)
     try:
+        if ctx.pulse is not None:
+            ctx.pulse.head = _told(outbound.stream_headers, ctx)
         with Watchdog(deadlines, deadlines.time() + timeouts.total_s - (sent - ctx.t_start), timeouts.total_s) as dog:
             if limit < timeouts.total_s:
                 dog.arm("first_byte", limit)
@@ -94,6 +97,7 @@ async def attempt(
     except UpstreamError as error:
         raise refine(error, kind.name, provider.name) from None
     finally:
+        bulkhead.leave()
         runtime.leave(runtime.worker, target.row)
         if reply is not None:
             reply.close()

@@ -34,6 +34,8 @@ class RequestContext(msgspec.Struct):
     # attempts
     attempts: int = 0
     target: Target | None = None
+    probe: bool = False
+    """The breaker of the target waits for the end of this attempt."""
     trail: list[str] = []
     """``provider:failure`` of every failed attempt (R56)."""
     upstream_s: float = 0.0

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+import random
 
-from ..config.snapshot import Target
 from ..errors import ClientError, GatewayError, UpstreamError
-from ..obs.families import FAILOVERS
+from ..obs.families import EJECTED, FAILOVERS, RETRY_BUDGET_EXHAUSTED
 from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
+from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
 from ..routing.table import NOTHING, Pool
-from ..types import Endpoint, FailureClass, Secret
+from ..types import Endpoint, FailureClass
 from ..wire.faces import FACES, Face
 from ..wire.headers import Block, block
 from ..wire.request import Call, is_model_name, peek
@@ -29,12 +29,14 @@ from .context import RequestContext
 from .exchange import ClientGone, Exchange
 from .pulse import Pulse
 from .runtime import Active, Runtime
+from .search import Choice, Search, choose, nobody, ready_in_s
 
 
 async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
     """Serve one request of the data plane from its body to its settlement."""
     now = runtime.clock()
     label = endpoint.label
+    runtime.requests += 1
     ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     active = runtime.pin()
     runtime.metrics.enter(label)
@@ -54,7 +56,7 @@ async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_na
         await _respond(runtime, active, ctx, exchange, error)
     except (asyncio.CancelledError, ClientGone):
         ctx.status = CLIENT_GONE_STATUS
-        _abandoned(runtime, ctx)
+        _abandoned(runtime, active, ctx)
         raise
     except BaseException:
         ctx.status = 500
@@ -69,32 +71,89 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
     """Try the targets in turn until one answers. Raises the last failure if none does."""
     pool = _route(active, ctx, call)
     target = pool.choose(NOTHING, runtime.table.available, ctx.t_read)
-    if target is None:
-        raise GatewayError("No provider can take this request.", status=503, code="no_provider")
+    if target is None or runtime.table.breaker(target.row):
+        found = choose(runtime, active, pool, NOTHING, ctx.t_read, turn=target)
+        if found is None:
+            raise nobody(runtime, active, pool, ctx.t_read)
+        target, ctx.probe = found
     model = target.upstream_model or call.model
-    others: Iterator[tuple[Target, str]] | None = None
+    search: Search | None = None
     while True:
         try:
             await attempt(runtime, active, ctx, exchange, call, target, model)
-        except UpstreamError as error:
-            account.attempted(runtime, ctx, error.failure)
-            active.cooldowns.failed(target.row, error.failure, runtime.clock(), error.retry_after_s)
-            rule = RETRY[error.failure]
-            if ctx.committed or not rule.other:
+        except (UpstreamError, Overloaded) as error:
+            failed = Choice(target, model, pool, ctx.probe)
+            _failed(runtime, active, ctx, failed, error)
+            if ctx.committed:
                 raise
-            if others is None:
-                others = _others(runtime, active, call, pool, target)
-            refused = (target.provider.api_key or None) if rule.new_key else None
-            following = next((o for o in others if _may_follow(runtime, ctx, o[0], refused)), None)
+            search = search or Search(runtime, active, call, failed)
+            following, delay_s = _following(runtime, active, ctx, search, failed, error)
             if following is None:
+                _tell_when(active, failed.pool, error, runtime.clock())
                 raise
-            target, model = following
+            if delay_s:
+                waited_from = runtime.clock()
+                await asyncio.sleep(delay_s)
+                ctx.upstream_s += runtime.clock() - waited_from  # for its sake, not our own time (R38)
+            target, model, pool, ctx.probe = following
             runtime.metrics.count(FAILOVERS)
         else:
             account.attempted(runtime, ctx, account.NONE)
-            if runtime.table.cooldown(target.row):
+            if runtime.table.cooldown(target.row) or runtime.table.breaker(target.row):
                 active.cooldowns.succeeded(target.row)
+                active.breakers.succeeded(target.row, runtime.clock(), probe=ctx.probe)
             return
+
+
+def _failed(
+    runtime: Runtime, active: Active, ctx: RequestContext, choice: Choice, error: UpstreamError | Overloaded
+) -> None:
+    """What the failure says about the target. That it has no place for us says nothing, and nothing was sent."""
+    now, row = runtime.clock(), choice.target.row
+    ctx.probe = False
+    if isinstance(error, UpstreamError):
+        account.attempted(runtime, ctx, error.failure)
+        active.cooldowns.failed(row, error.failure, now, error.retry_after_s)
+        if active.breakers.failed(row, error.failure, now, choice.pool.rows, probe=choice.probe):
+            runtime.metrics.count(EJECTED, (choice.target.provider.name,))
+    elif choice.probe:
+        active.breakers.released(row, now)
+
+
+def _following(
+    runtime: Runtime,
+    active: Active,
+    ctx: RequestContext,
+    search: Search,
+    failed: Choice,
+    error: UpstreamError | Overloaded,
+) -> tuple[Choice | None, float]:
+    """Who is asked next, and after how many seconds. Nobody when the request's time or the budget is used up (Q05,
+    Q18): nobody else is to be blamed for what could not end well."""
+    now = runtime.clock()
+    left_s = failed.target.provider.timeouts.total_s - (now - ctx.t_start)
+    choice = search.after(error, failed, left_s > 0)
+    if choice is None:
+        return None, 0.0
+    delay_s: float | None = 0.0
+    if isinstance(error, UpstreamError) and RETRY[error.failure].other:
+        delay_s = active.policy.next_delay(error.failure, ctx.attempts, False, None, left_s, random.random)
+        runtime.count_requests(now)
+        if delay_s is not None and not runtime.retry_budget.try_spend(now):
+            runtime.metrics.count(RETRY_BUDGET_EXHAUSTED)
+            delay_s = None
+    if delay_s is None:
+        search.release(choice)
+        return None, 0.0
+    return choice, delay_s
+
+
+def _tell_when(active: Active, pool: Pool, error: UpstreamError | Overloaded, now: float) -> None:
+    """A 429 or 503 says when the first of the targets may be asked again (R52)."""
+    if isinstance(error, UpstreamError) and error.failure in (FailureClass.RATE_LIMITED, FailureClass.OVERLOADED):
+        soonest = min(ready_in_s(active, target, now) for target in pool.targets)
+        if soonest > 0:
+            error.retry_after_s = soonest
 
 
 def _route(active: Active, ctx: RequestContext, call: Call) -> Pool:
@@ -117,39 +176,6 @@ def _route(active: Active, ctx: RequestContext, call: Call) -> Pool:
             code="model_not_found",
         )
     return pool
-
-
-def _others(
-    runtime: Runtime, active: Active, call: Call, first_pool: Pool, first: Target
-) -> Iterator[tuple[Target, str]]:
-    """Who to try after ``first`` has failed, and the model to ask each for: at most ``1 + retries`` targets for the
-    model, then as many for each fallback model. A resting target is passed over while another is left.
-    """
-    routing = active.snapshot.routing
-    asked = {(first.row, first.upstream_model or call.model)}
-    """Rows and the model each was asked for: one row may stand for all models of a provider."""
-    left = routing.retries
-    for model in (call.model, *routing.fallbacks.get(call.model, ())):
-        pool = first_pool if model == call.model else active.routes.find(model)
-        if pool is None:
-            continue
-        tried = {t.row for t in pool.targets if (t.row, t.upstream_model or model) in asked}
-        for _ in range(left):
-            target = pool.choose(tried, runtime.table.available, runtime.clock())
-            if target is None:
-                break
-            tried.add(target.row)
-            asked.add((target.row, target.upstream_model or model))
-            yield target, target.upstream_model or model
-        left = 1 + routing.retries
-
-
-def _may_follow(runtime: Runtime, ctx: RequestContext, target: Target, refused: Secret | None) -> bool:
-    """Whether the request's time is not yet up: else nobody else is asked, nor blamed for it (Q18). After a key was
-    ``refused``, whoever has the same one is not asked (Q06d)."""
-    if target.provider.api_key == refused:
-        return False
-    return runtime.clock() - ctx.t_start < target.provider.timeouts.total_s
 
 
 async def _respond(
@@ -190,10 +216,12 @@ def _error_headers(ctx: RequestContext, error: GatewayError, face: Face) -> Bloc
     return block(headers)
 
 
-def _abandoned(runtime: Runtime, ctx: RequestContext) -> None:
+def _abandoned(runtime: Runtime, active: Active, ctx: RequestContext) -> None:
     """The client left. If an attempt was under way it is counted, and its prompt was very likely paid for."""
     if ctx.target is None or ctx.call is None:
         return
+    if ctx.probe:
+        active.breakers.released(ctx.target.row, runtime.clock())
     account.attempted(runtime, ctx, FailureClass.CLIENT_GONE)
     if ctx.usage.source == "none":
         ctx.usage = estimate(prompt_bytes(ctx.call), 0)

@@ -10,19 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
 from .._fast import KEY_MAX
-from ..config.snapshot import ProviderSpec, Snapshot, Timeouts
+from ..config.snapshot import BreakerSpec, ProviderSpec, Snapshot, Timeouts
 from ..errors import ConfigError, UpstreamError
 from ..net.upstream import Upstream
 from ..obs.metrics import Metrics
 from ..obs.redact import Redactor
 from ..providers.base import ProviderType, Signer, with_fields
 from ..providers.registry import PROVIDER_TYPES
+from ..resilience.backoff import RetryPolicy
+from ..resilience.breaker import Breakers, BreakerSettings
+from ..resilience.budget import Budget
+from ..resilience.bulkhead import Bulkhead
 from ..resilience.cooldown import Cooldowns
 from ..resilience.watchdog import Deadlines
 from ..routing.table import RouteTable
@@ -40,6 +45,7 @@ SSE_HEADERS = {
 MakeTransport = Callable[[ProviderSpec, Snapshot], Upstream]
 
 
+MAX_FALLBACKS = 16
 PREPARED_MAX = 1024
 """URLs and header blocks kept per provider, where they depend on the model or the request."""
 
@@ -48,9 +54,8 @@ class Outbound:
     """One provider, ready to be called: its type row, its transport, and URL and header block per endpoint."""
 
     __slots__ = (
-        "_headers", "_prepared", "_starting", "first_byte_s", "key", "kind", "post", "signer", "spec", "stream_headers",
-        "transport",
-        "whole_headers",
+        "_bulkhead", "_headers", "_prepared", "_starting", "first_byte_s", "key", "kind", "post", "queue_wait_s",
+        "signer", "spec", "stream_headers", "transport", "whole_headers",
     )  # fmt: skip
 
     def __init__(
@@ -61,8 +66,10 @@ class Outbound:
         self.kind: ProviderType = PROVIDER_TYPES[spec.type]
         self.transport = transport
         self.signer = signer or self.kind.signer(spec)
+        self.queue_wait_s = snapshot.resilience.admission.queue_wait_s
         self.first_byte_s = first_byte_limits(spec.timeouts)
         """Seconds, for whole replies and for streams."""
+        self._bulkhead: Bulkhead | None = None
         self._starting: asyncio.Future[None] | None = None
         self._headers = self.kind.headers(spec)
         self._prepared: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Any, Any]] = {}
@@ -85,6 +92,24 @@ class Outbound:
         if self.signer is not None:
             headers |= self.signer.headers("GET", url, b"", wall_now)
         return self.transport.prepare(url, headers)
+
+    @property
+    def bulkhead(self) -> Bulkhead:
+        """The places at this provider, of this process (Q01)."""
+        found = self._bulkhead
+        if found is None:
+            limits = self.spec.limits
+            found = Bulkhead(limits.max_in_flight, limits.queue, self.queue_wait_s, loop=asyncio.get_running_loop())
+            self._bulkhead = found
+        return found
+
+    def take_over(self, before: Outbound) -> None:
+        """The places of an earlier generation, which are taken by its requests."""
+        bulkhead = self._bulkhead = before._bulkhead
+        if bulkhead is not None:
+            limits = self.spec.limits
+            bulkhead.limit, bulkhead.queue_limit = limits.max_in_flight, limits.queue
+            bulkhead.queue_wait_s = self.queue_wait_s
 
     async def ready(self) -> None:
         """Wait for the first credentials, where there is a signer: one wait for all, and again after a failure. Raises
@@ -128,6 +153,22 @@ def transport_key(spec: ProviderSpec, snapshot: Snapshot) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def breaker_settings(spec: BreakerSpec) -> BreakerSettings:
+    """The breaker as it was configured; turned off, none of its rules ever fits."""
+    if not spec.enabled:
+        return BreakerSettings(consecutive=0, error_share=0.0)
+    return BreakerSettings(
+        consecutive=spec.consecutive,
+        error_share=spec.error_share,
+        window_calls=spec.window_calls,
+        cooldown_s=spec.cooldown_s,
+        cooldown_max_s=spec.max_cooldown_s,
+        max_ejected=spec.max_ejected,
+        ramp_s=spec.ramp_s,
+        latency_factor=spec.latency_factor,
+    )
+
+
 def first_byte_limits(timeouts: Timeouts) -> tuple[float, float]:
     """Seconds to the header block of a whole reply (which comes when the model is done, so its limit is the total
     unless one was configured), and to the first content of a stream."""
@@ -140,12 +181,27 @@ class Active:
     """One generation of the configuration, compiled. ``in_flight`` counts the requests that pinned it, and one more
     while requests of an earlier generation run: transports that it took over may still serve them."""
 
-    __slots__ = ("cooldowns", "heir", "in_flight", "on_idle", "outbound", "redact", "routes", "snapshot")
+    __slots__ = (
+        "breakers",
+        "cooldowns",
+        "heir",
+        "in_flight",
+        "on_idle",
+        "outbound",
+        "policy",
+        "redact",
+        "routes",
+        "snapshot",
+    )
 
     def __init__(self, snapshot: Snapshot, outbound: Mapping[str, Outbound], shared: SharedTable) -> None:
         self.snapshot = snapshot
         self.routes = RouteTable(snapshot, lambda name: row_of(shared, name), shared.table)
         self.cooldowns = Cooldowns(shared.table)
+        self.breakers = Breakers(shared.table, breaker_settings(snapshot.resilience.breaker), random.random)
+        attempts = 1 + snapshot.routing.retries
+        self.policy = RetryPolicy(max_attempts=attempts * (1 + MAX_FALLBACKS))
+        """How long is waited before the next attempt; how many there may be ``engine.search`` says."""
         self.outbound = outbound
         self.redact = Redactor(_secrets(snapshot))
         self.in_flight = 0
@@ -177,12 +233,24 @@ class Runtime:
         self.metrics = Metrics(self.shared.series, self.worker)
         self.enter: Callable[[int, int], None] = self.table.enter if self.worker >= 0 else _uncounted
         self.leave: Callable[[int, int], None] = self.table.leave if self.worker >= 0 else _uncounted
+        self.requests = 0
+        """Requests of the data plane so far."""
         self.started_at = clock()
         self.draining = False
         self._make_transport = make_transport
         self._deadlines: Deadlines | None = None
         self._pulses: Pulses | None = None
+        retry = snapshot.resilience.retry
+        self.retry_budget = Budget(retry.budget_share, retry.budget_per_s)
+        """Of this process, not of a generation: a reload hands out nothing (Q05)."""
+        self._counted = 0
         self.active = Active(snapshot, self._connect(snapshot, {}), self.shared)
+
+    def count_requests(self, now: float) -> None:
+        """Tell the retry budget of the requests since the last time: once a second, and before it is asked."""
+        for _ in range(self._counted, self.requests):
+            self.retry_budget.request(now)
+        self._counted = self.requests
 
     @property
     def pulses(self) -> Pulses:
@@ -260,6 +328,7 @@ class Runtime:
             keep = before is not None and before.key == transport_key(spec, snapshot)
             if keep and before is not None:
                 made[spec.name] = Outbound(spec, snapshot, before.transport, before.signer)
+                made[spec.name].take_over(before)
             else:
                 made[spec.name] = Outbound(spec, snapshot, self._make_transport(spec, snapshot))
         return made

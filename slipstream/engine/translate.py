@@ -162,10 +162,10 @@ def convert(
     assert call.canonical is not None
     answer = Answer(answer_id, call.model, now, call.canonical[2], call.wants_usage)
     face = FACES[call.endpoint]
-    if call.endpoint is Endpoint.EMBEDDINGS:
+    if face is EMBEDDINGS:
         built = kind.build_embeddings(request, spec, model)
         return EmbeddingsConversion(face, kind, spec, answer, built, [*lost, *built.dropped])
-    if call.endpoint is Endpoint.COUNT_TOKENS:
+    if face is COUNT_TOKENS:
         count = kind.build_count(request, spec, model)
         return None if count is None else CountConversion(face, kind, spec, answer, count, [*lost, *count.dropped])
     built = kind.build(request, spec, model)

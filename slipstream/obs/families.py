@@ -74,6 +74,10 @@ TTFT = Family(
 SPEED = Family("llm_proxy_tokens_per_second", Kind.GAUGE, "Speed of the last stream.", ("source", "model", "provider"))
 ATTEMPTS = Family("slipstream_upstream_attempts", Kind.COUNTER, "Attempts by outcome.", ("provider", "outcome"))
 FAILOVERS = Family("slipstream_failovers", Kind.COUNTER, "Attempts made on another target.")
+EJECTED = Family("slipstream_targets_ejected", Kind.COUNTER, "Breakers that opened.", ("provider",))
+RETRY_BUDGET_EXHAUSTED = Family(
+    "slipstream_retry_budget_exhausted", Kind.COUNTER, "Failures passed on as the retries' share was used up (Q05)."
+)
 DISCONNECTS = Family("slipstream_client_disconnects", Kind.COUNTER, "Clients gone before the end.")
 USAGE_SOURCE = Family("slipstream_usage_source", Kind.COUNTER, "Where token counts came from (R8).", ("usage_source",))
 COST = Family("slipstream_cost_usd", Kind.MICRO, "Cost by the configured prices.", ("provider",))
@@ -99,7 +103,8 @@ OVERHEAD = Family(
 FAMILIES = {
     family.name: family
     for family in (
-        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, DISCONNECTS, USAGE_SOURCE, COST,
+        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, EJECTED, RETRY_BUDGET_EXHAUSTED,
+        DISCONNECTS, USAGE_SOURCE, COST,
         COST_UNKNOWN, DROPPED_PARAMS, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
     )
 }  # fmt: skip

@@ -18,6 +18,8 @@ BASE_S = 1.0
 MAX_S = 30.0
 KEY_S = 300.0
 """Rest of a target whose key was refused or is spent: nothing but an operator changes that (S-49)."""
+_HARD = frozenset({FailureClass.RATE_LIMITED, FailureClass.OVERLOADED})
+"""Told by the lowest bit of the time: an odd one (1 ns early) is hard."""
 _OF_THE_KEY = frozenset({FailureClass.AUTH, FailureClass.QUOTA})
 
 
@@ -35,7 +37,13 @@ class Cooldowns:
 
     def remaining_s(self, row: int, now: float) -> float:
         """Seconds until ``row`` may be used again, 0 if it may now."""
-        return max(0.0, self._table.cooldown(row) / NANOS - now)
+        until = self._table.cooldown(row)
+        return max(0.0, (until + (until & 1)) / NANOS - now)
+
+    def hard(self, row: int, now: float) -> bool:
+        """Whether ``row`` rests because it told us to: it gets no traffic, whoever else is left (Q11)."""
+        until = self._table.cooldown(row)
+        return bool(until & 1) and until > int(now * NANOS)
 
     def succeeded(self, row: int) -> None:
         if self._table.cooldown(row):
@@ -55,7 +63,8 @@ class Cooldowns:
         else:
             rest = retry_after_s
             self._table.clear_cooldown(row)  # the provider's latest word counts, also when it is a shorter one
-        self._table.extend_cooldown(row, int((now + rest) * NANOS))
+        until = int((now + rest) * NANOS) & ~1
+        self._table.extend_cooldown(row, max(0, until - 1) if failure in _HARD else until)
 
     def failures_in_a_row(self, row: int) -> int:
         return self._failures.get(row, 0)

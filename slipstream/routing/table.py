@@ -25,10 +25,11 @@ MAX_REMEMBERED = 1024
 class Pool:
     """Targets for one model, in weighted order. A pool counts its turns alone until it is told to ``take_turns``."""
 
-    __slots__ = ("_next_turn", "_order", "targets")
+    __slots__ = ("_next_turn", "_order", "rows", "targets")
 
     def __init__(self, targets: tuple[Target, ...]) -> None:
         self.targets = targets
+        self.rows = tuple(dict.fromkeys(target.row for target in targets))
         self._order = cycle([t.weight for t in targets]) if any(t.weight for t in targets) else None
         self._next_turn: Callable[[], int] = count().__next__
 
@@ -39,8 +40,8 @@ class Pool:
             self._next_turn = _fast.Pool(table, key, rows).turn
 
     def choose(self, tried: Set[int], available: Callable[[int, int], bool], now: float) -> Target | None:
-        """The next target in turn that was not tried; one that rests only if no other is left; ``None`` if all were
-        tried. ``available(row, now_ns)`` says whether a target does not rest; ``now`` is in seconds.
+        """The next target in turn that was not tried and is available; ``None`` if there is none.
+        ``available(row, now_ns)`` says whether a target neither rests nor is shut; ``now`` is in seconds.
 
         The turn moves on by one, whoever is chosen: a target that is passed over does not get its turn later.
         """
@@ -53,7 +54,6 @@ class Pool:
         target = self.targets[order[turn]]
         if available(target.row, now_ns) and target.row not in tried:
             return target
-        second: Target | None = None
         for step in range(size):
             at = turn + step
             target = self.targets[order[at if at < size else at - size]]
@@ -61,8 +61,12 @@ class Pool:
                 continue
             if available(target.row, now_ns):
                 return target
-            second = second or target
-        return second
+        return None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody in it has a weight."""
+        return self._order is None
 
     def share(self, target: Target) -> float:
         """The part of this pool's traffic that goes to ``target`` when all are healthy, 0..1."""

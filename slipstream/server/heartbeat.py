@@ -37,6 +37,7 @@ class Heartbeat:
 
     def start(self) -> None:
         self._runtime.table.beat(self._runtime.worker, time.monotonic_ns())
+        self._runtime.count_requests(self._runtime.clock())
         self.publish()
         self._timer = asyncio.get_running_loop().call_later(BEAT_S, self.start)
 

@@ -56,8 +56,8 @@ class NativeConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_drain", "_error", "_exchange", "_fault", "_guard", "_in_head", "_incoming", "_key_name",
-        "_moved_at", "_paused", "_refused", "_route", "_task", "_turn_bytes", "_unsent", "blocked", "deadline", "http10",
-        "keep_alive", "lingering", "listener", "transport",
+        "_moved_at", "_paused", "_refused", "_route", "_task", "_turn_bytes", "_unsent", "blocked", "deadline",
+        "http10", "keep_alive", "lingering", "listener", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: NativeListener) -> None:

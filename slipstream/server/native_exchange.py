@@ -62,7 +62,9 @@ class Turns:
 class NativeExchange:
     """One request and its answer (``engine.Exchange``)."""
 
-    __slots__ = ("_chunked", "_conn", "_encoding", "_origin", "_plain", "data", "head", "parts", "request_id", "started")
+    __slots__ = (
+        "_chunked", "_conn", "_encoding", "_origin", "_plain", "data", "head", "parts", "request_id", "started",
+    )  # fmt: skip
 
     def __init__(self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None) -> None:
         self._conn = conn

@@ -8,12 +8,15 @@ from typing import Any
 
 from ..config.snapshot import ProviderSpec
 from ..engine.runtime import Runtime
+from ..engine.search import ready_in_s
 from ..obs.exposition import Gauge, render
 from ..obs.families import ACTIVE
 from ..state.table import NEUTRAL
 from ..types import Endpoint, FailureClass
 from .heartbeat import connections
 
+CB_STATE = {"open": 0.0, "half-open": 1.0, "closed": 2.0}
+"""Contracts E, ``router_cb_state``; the worst first."""
 PROBLEM_BASE = "https://slipstream.dev/problems/"
 
 
@@ -50,8 +53,16 @@ def _provider(runtime: Runtime, spec: ProviderSpec, now: float) -> dict[str, Any
         "last_failure": FailureClass(max(failures)[1]).label if failures else None,
         "latency_ms": round(sum(latencies) / len(latencies) / 1000, 1) if latencies else None,
         "resting_s": round(max((active.cooldowns.remaining_s(row, now) for row in rows), default=0.0), 1),
+        "breaker": breaker_state(runtime, rows, now),
+        "queued": active.outbound[spec.name].bulkhead.queued,
         "connections": dict(active.outbound[spec.name].transport.stats()),
     }
+
+
+def breaker_state(runtime: Runtime, rows: list[int], now: float) -> str:
+    """The state of a provider that has several targets: that of the worst."""
+    states = {runtime.active.breakers.state(row, now) for row in rows}
+    return next((state for state in CB_STATE if state in states), "closed")
 
 
 def in_flight(runtime: Runtime) -> int:
@@ -68,7 +79,7 @@ def not_ready(runtime: Runtime) -> dict[str, Any] | None:
     active = runtime.active
     now = runtime.clock()
     targets = active.routes.targets
-    if targets and all(active.cooldowns.resting(t.row, now) for t in targets):
+    if targets and all(ready_in_s(active, target, now) > 0 for target in targets):
         return _problem("no-provider", "No provider is available", "Every provider failed a moment ago.")
     return None
 
@@ -88,11 +99,15 @@ def _gauges(runtime: Runtime) -> Iterator[Gauge]:
     by_provider = ("provider",)
     health: list[tuple[tuple[str, ...], float]] = []
     latency: list[tuple[tuple[str, ...], float]] = []
+    states: dict[str, str] = {}
     for spec in active.snapshot.providers:
         state = _provider(runtime, spec, runtime.clock())
+        states[spec.name] = state["breaker"]
         if state["attempts"]:
             health.append(((spec.name,), float(state["healthy"])))
             latency.append(((spec.name,), (state["latency_ms"] or 0.0) / 1000))
+    breakers: list[tuple[tuple[str, ...], float]] = [((name,), CB_STATE[state]) for name, state in states.items()]
+    yield "router_cb_state", "Breaker: 0 open, 1 half-open, 2 closed.", by_provider, breakers
     yield "llm_proxy_provider_health", "1 if the last telling attempt succeeded.", by_provider, health
     yield "llm_proxy_provider_latency_seconds", "Moving average of the time to the header block.", by_provider, latency
     counted = connections(runtime.shared.series)

@@ -56,7 +56,7 @@ class Chunk(msgspec.Struct, gc=False):
     logprobs: Json | None = None
 
 
-class Reply(msgspec.Struct):
+class Reply(msgspec.Struct, gc=False):
     """A whole canonical reply. ``choices``: OpenAI's, ``{"index", "message", "finish_reason"}`` and where known
     ``logprobs``, ``native_finish_reason``, ``stop_sequence``. ``created`` is Unix seconds, 0 if the provider does not
     say; ``extra`` are further top-level members of the answer (``service_tier``, ``system_fingerprint``,
@@ -71,7 +71,7 @@ class Reply(msgspec.Struct):
     extra: Json = {}
 
 
-class Built(msgspec.Struct):
+class Built(msgspec.Struct, gc=False):
     """A request for a provider. ``url`` is absolute. ``headers`` are fields of this request beyond the provider's own
     (``anthropic-beta``). ``dropped`` names the client's fields that the provider cannot express."""
 
@@ -81,7 +81,7 @@ class Built(msgspec.Struct):
     dropped: Sequence[str] = ()
 
 
-class Answer(msgspec.Struct):
+class Answer(msgspec.Struct, gc=False):
     """What a client's dialect needs to know of the request that it answers. ``id`` has no prefix and is unique;
     ``model`` is the name that the client asked for, ``created`` Unix seconds, ``request`` the client's decoded body in
     its own dialect; ``include_usage``: a chat client wants the usage chunk."""
@@ -106,10 +106,12 @@ class StreamReader(Protocol):
     id: str
     model: str
     created: int
-    usage: Usage | None
     extra: Json
     done: bool
     failure: UpstreamError | None
+
+    @property
+    def usage(self) -> Usage | None: ...
 
     def feed(self, data: bytes) -> list[Chunk]:
         """Take a piece of the body. Never raises."""

@@ -2,7 +2,8 @@
 are written in its dialect.
 
 One small object per endpoint, found by ``FACES[endpoint]``. What a dialect needs is imported when it is first spoken,
-so that a gateway that only passes bytes on never loads the others.
+so that a gateway that only passes bytes on never loads the others; and it is kept then, because an import statement
+costs a microsecond each time.
 
 The rule that must not be broken: an error is always in the dialect of the endpoint that was called, whoever made it.
 """
@@ -10,6 +11,8 @@ The rule that must not be broken: an error is always in the dialect of the endpo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,10 +21,11 @@ from ..types import Endpoint
 from . import openai_errors
 from .canonical import Answer, Json, Reply, StreamWriter
 from .codec import dumps
+from .openai_chat.writer import ChatWriter, encode_reply
 from .usage import Usage
 
 
-class Told(msgspec.Struct):
+class Told(msgspec.Struct, gc=False):
     """What an answer may say about how it came about: the provider's name, US dollars, milliseconds so far."""
 
     provider: str
@@ -56,14 +60,10 @@ class Face:
 
     def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
         """A whole answer."""
-        from .openai_chat.writer import encode_reply
-
         return encode_reply(reply, answer)
 
     def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
         """A streamed answer of ``provider``; ``settle`` prices the usage at its end."""
-        from .openai_chat.writer import ChatWriter
-
         return ChatWriter(answer)
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
@@ -75,23 +75,53 @@ class Face:
         return openai_errors.error_event(error)
 
 
-class _Completions(Face):
-    __slots__ = ()
+class _Dialect(NamedTuple):
+    decode: Callable[[Json], tuple[Json, list[str]]]
+    encode: Callable[[Reply, Answer], bytes]
+    writer: Callable[[Answer], StreamWriter]
+
+
+@cache
+def _completions() -> _Dialect:
+    from .openai_completions import CompletionsWriter, decode_request, encode_reply
+
+    return _Dialect(decode_request, encode_reply, CompletionsWriter)
+
+
+@cache
+def _responses() -> _Dialect:
+    from .responses.face_reply import encode_reply
+    from .responses.face_request import decode_request
+    from .responses.face_writer import ResponsesWriter
+
+    return _Dialect(decode_request, encode_reply, ResponsesWriter)
+
+
+@cache
+def _messages() -> _Dialect:
+    from .anthropic.face_reply import encode_reply
+    from .anthropic.face_request import decode_request
+    from .anthropic.face_writer import MessagesWriter
+
+    return _Dialect(decode_request, encode_reply, MessagesWriter)
+
+
+class _Other(Face):
+    """A face in another dialect, which ``load`` brings."""
+
+    __slots__ = ("_load",)
+
+    def __init__(self, load: Callable[[], _Dialect]) -> None:
+        self._load = load
 
     def decode(self, body: Json) -> tuple[Json, list[str]]:
-        from .openai_completions import decode_request
-
-        return decode_request(body)
+        return self._load().decode(body)
 
     def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
-        from .openai_completions import encode_reply
-
-        return encode_reply(reply, answer)
+        return self._load().encode(reply, answer)
 
     def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
-        from .openai_completions import CompletionsWriter
-
-        return CompletionsWriter(answer)
+        return self._load().writer(answer)
 
 
 class _Embeddings(Face):
@@ -109,23 +139,8 @@ class _Embeddings(Face):
         return encode_reply(vectors, usage, answer)
 
 
-class _Responses(Face):
+class _Responses(_Other):
     __slots__ = ()
-
-    def decode(self, body: Json) -> tuple[Json, list[str]]:
-        from .responses.face_request import decode_request
-
-        return decode_request(body)
-
-    def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
-        from .responses.face_reply import encode_reply
-
-        return encode_reply(reply, answer)
-
-    def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
-        from .responses.face_writer import ResponsesWriter
-
-        return ResponsesWriter(answer)
 
     def error_event(self, error: GatewayError) -> bytes:
         from .responses.errors import error_event
@@ -133,24 +148,9 @@ class _Responses(Face):
         return error_event(error)
 
 
-class _Messages(Face):
+class _Messages(_Other):
     __slots__ = ()
     ping = b'event: ping\ndata: {"type": "ping"}\n\n'
-
-    def decode(self, body: Json) -> tuple[Json, list[str]]:
-        from .anthropic.face_request import decode_request
-
-        return decode_request(body)
-
-    def encode(self, reply: Reply, answer: Answer, told: Told) -> bytes:
-        from .anthropic.face_reply import encode_reply
-
-        return encode_reply(reply, answer)
-
-    def writer(self, answer: Answer, provider: str, settle: Settle) -> StreamWriter:
-        from .anthropic.face_writer import MessagesWriter
-
-        return MessagesWriter(answer)
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         from .anthropic.errors import error_body
@@ -203,13 +203,13 @@ class _Infer(Face):
 
 CHAT = Face()
 EMBEDDINGS = _Embeddings()
-COUNT_TOKENS = _CountTokens()
+COUNT_TOKENS = _CountTokens(_messages)
 FACES: Mapping[Endpoint, Face] = {
     Endpoint.CHAT: CHAT,
-    Endpoint.COMPLETIONS: _Completions(),
+    Endpoint.COMPLETIONS: _Other(_completions),
     Endpoint.EMBEDDINGS: EMBEDDINGS,
-    Endpoint.RESPONSES: _Responses(),
-    Endpoint.MESSAGES: _Messages(),
+    Endpoint.RESPONSES: _Responses(_responses),
+    Endpoint.MESSAGES: _Messages(_messages),
     Endpoint.COUNT_TOKENS: COUNT_TOKENS,
     Endpoint.INFER: _Infer(),
 }

@@ -291,7 +291,7 @@ def test_total_limit() -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_error_classes(broken: str, raised: type[openai.APIStatusError], code: str, says: str, stream: bool) -> None:
-    """The provider's class of failure and its words arrive (R55), its ``Retry-After`` too; a 401 of ours stays ours."""
+    """The provider's class of failure and its words arrive (R55), its ``Retry-After`` too (R52: a 503 always has one); a 401 of ours stays ours."""
 
     async def main() -> None:
         async with alone() as (_, _running, client):
@@ -301,6 +301,6 @@ def test_error_classes(broken: str, raised: type[openai.APIStatusError], code: s
             assert failed.value.status_code == (wanted or int(broken[:3]))
             assert failed.value.code == code
             assert failed.value.response.headers["content-type"] == "application/json"
-            assert failed.value.response.headers.get("retry-after") == ("7" if broken == "429:7" else None)
+            assert failed.value.response.headers.get("retry-after") == {"429:7": "7", "503": "1"}.get(broken)
 
     run(main())

@@ -40,7 +40,7 @@ async def everything(peer: Peer) -> None:
     """Whole replies, streams, refusals, closed connections."""
     while (request := await peer.request()) is not None:
         if b'"s": 3' in request[1]:
-            await peer.send(b"HTTP/1.1 429 No\r\nContent-Length: 2\r\n\r\n{}")
+            await peer.send(b"HTTP/1.1 422 No\r\nContent-Length: 2\r\n\r\n{}")
         elif b'"s": 4' in request[1]:
             return
         elif b'"stream": true' in request[1]:

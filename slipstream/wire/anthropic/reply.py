@@ -3,26 +3,99 @@
 Server tools (``server_tool_use`` and their results) are the provider's own business: not calls for the client; the text
 around them is kept. A refusal has no content, and its explanation is no answer of the model: it goes into ``extra``.
 
+Most answers are text and nothing else. Those are decoded straight into the shape of ``_Plain``, at a quarter of the
+price; whatever does not fit it is decoded as a whole and looked through.
+
 The rule that must not be broken: a 2xx body that is not a message is an error (R66); fields of a message that are
 missing or of another type are survived (R61).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from ...errors import MalformedReply
 from ..canonical import Json, Reply, make_id
-from ..codec import DecodeError, dumps, loads
+from ..codec import DecodeError, decoder, dumps, loads
+from ..usage import MAX_TOKENS, Usage
 from .failures import is_error, read_failure
 from .stop import finish_reason
 from .usage import read_usage
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 _TIERS = {"standard": "default", "priority": "priority"}
+
+
+class _Text(msgspec.Struct, gc=False):
+    type: Literal["text"]
+    text: str
+    citations: None = None
+
+
+class _Thought(msgspec.Struct, gc=False):
+    thinking_tokens: _Count = 0
+
+
+class _PlainUsage(msgspec.Struct, gc=False):
+    input_tokens: _Count
+    output_tokens: _Count
+    cache_read_input_tokens: _Count
+    cache_creation_input_tokens: _Count
+    output_tokens_details: _Thought | None = None
+    service_tier: str | None = None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """An answer with all its counts and nothing but text: what has another form does not fit."""
+
+    type: Literal["message"]
+    content: list[_Text]
+    usage: _PlainUsage
+    id: str | None = None
+    model: str | None = None
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+    stop_details: None = None
+
+
+_decode_plain = decoder(_Plain)
 
 
 def read_reply(body: bytes, provider: str) -> Reply:
     """Raises ``UpstreamError`` for an error in disguise and ``MalformedReply`` for anything that is no message."""
+    try:
+        if not body.isascii():
+            body.decode()  # the decoder does not look into what it skips
+        plain = _decode_plain(body)
+    except (DecodeError, RecursionError):
+        return _read_any(body, provider)
+    blocks, counts = plain.content, plain.usage
+    text = blocks[0].text if len(blocks) == 1 else "".join([block.text for block in blocks])
+    output, thought = counts.output_tokens, counts.output_tokens_details
+    reasoning = min(thought.thinking_tokens, output) if thought is not None else 0
+    read, written = counts.cache_read_input_tokens, counts.cache_creation_input_tokens
+    tier = _TIERS.get(counts.service_tier or "")
+    return Reply(
+        [_choice({"role": "assistant", "content": text}, False, plain.stop_reason, plain.stop_sequence)],
+        id=plain.id or "",
+        model=plain.model or "",
+        usage=Usage(counts.input_tokens, read, written, output - reasoning, reasoning, "provider"),
+        extra={} if tier is None else {"service_tier": tier},
+    )
+
+
+def _choice(message: Json, calls: bool, stop: str | None, stop_sequence: str | None) -> Json:
+    choice: Json = {"index": 0, "message": message, "finish_reason": finish_reason(stop, calls=calls)}
+    if stop:
+        choice["native_finish_reason"] = stop
+    if stop_sequence is not None:
+        choice["stop_sequence"] = stop_sequence
+    return choice
+
+
+def _read_any(body: bytes, provider: str) -> Reply:
     try:
         message = loads(body)
     except DecodeError:
@@ -40,12 +113,10 @@ def read_reply(body: bytes, provider: str) -> Reply:
         answer, calls = _message(content)
     except TypeError:  # the encoder's: what is read may be nested deeper than what can be written
         raise MalformedReply(f"the provider {provider!r} sent a reply that is nested too deep") from None
-    stop = text_of(message.get("stop_reason")) or None
-    choice: Json = {"index": 0, "message": answer, "finish_reason": finish_reason(stop, calls=calls)}
-    if stop is not None:
-        choice["native_finish_reason"] = stop
-    if isinstance(message.get("stop_sequence"), str):
-        choice["stop_sequence"] = message["stop_sequence"]
+    sequence = message.get("stop_sequence")
+    choice = _choice(
+        answer, calls, text_of(message.get("stop_reason")) or None, sequence if isinstance(sequence, str) else None
+    )
     return Reply(
         choices=[choice],
         id=text_of(message.get("id")),
@@ -57,12 +128,15 @@ def read_reply(body: bytes, provider: str) -> Reply:
 
 def _message(content: list[Any]) -> tuple[Json, bool]:
     """The assistant's message, and whether it calls tools."""
-    text, reasoning, thinking = "", "", list[Json]()
-    calls, notes = list[Json](), list[Json]()
+    text, reasoning = "", ""
+    thinking: list[Json] = []
+    calls: list[Json] = []
+    notes: list[Json] = []
     for block in content:
         match block:
             case {"type": "text", "text": str(piece)}:
-                notes += web_citations(block.get("citations"), len(text), len(text) + len(piece))
+                if block.get("citations"):
+                    notes += web_citations(block["citations"], len(text), len(text) + len(piece))
                 text += piece
             case {"type": "thinking"}:
                 piece = text_of(block.get("thinking"))

@@ -8,6 +8,8 @@ The rule that must not be broken: the request is never changed, and the same req
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from ...errors import ClientError
@@ -15,7 +17,7 @@ from ..canonical import Json
 from .request_messages import Conversation, system_field
 from .request_parts import note
 from .request_schema import subset
-from .request_thinking import Limits, Thinking, plan
+from .request_thinking import Limits, Thinking, plan, unasked
 from .request_tools import is_forced, read_tools
 from .traits import Traits, traits
 
@@ -23,6 +25,7 @@ DEFAULT_MAX_TOKENS = 32_000
 """``max_tokens`` is required here and optional in OpenAI's dialect, where its absence means "as long as it takes".
 This is what Claude Code asks for (#fa07f92b); rate limits count what was generated, not what was allowed."""
 _SAMPLING = ("temperature", "top_p", "top_k")
+_NUMBERS = (int, float)
 _READ = frozenset(
     (
         *_SAMPLING,
@@ -32,6 +35,10 @@ _READ = frozenset(
     )
 )
 """Fields that are looked at; every other that says something is reported. Usage in streams is always on."""
+_ORDINARY = frozenset(
+    (*_SAMPLING, "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop")
+)
+"""Most requests have no other fields than these; of tools, thinking and the rest there is nothing to look for then."""
 _DEFAULTS: Json = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -56,37 +63,46 @@ class AnthropicOptions(msgspec.Struct, frozen=True):
     in_url: bool = False
 
 
+@lru_cache(maxsize=256)
 def options_for(model: str) -> AnthropicOptions:
     return AnthropicOptions(traits(model))
 
 
 def build_body(request: Json, model: str, options: AnthropicOptions) -> tuple[Json, list[str]]:
     """The body and the names of what it cannot say. Raises ``ClientError`` naming a field."""
-    kind, dropped = options.traits, list[str]()
-    if request.get("n") not in (None, 1):
+    kind = options.traits
+    dropped: list[str] = []
+    ordinary = _ORDINARY.issuperset(request)
+    if not ordinary and request.get("n") not in (None, 1):
         raise ClientError("This provider gives one choice; leave out 'n' or set it to 1.", param="n")
     talk = Conversation(request.get("messages"), dropped)
-    tools = read_tools(request, kind, talk.tools, dropped)
-    limits = Limits(_limit(request), options.max_tokens, is_forced(tools), talk.bare_loop)
-    thinking = plan(request, kind, limits, dropped)
-    _check_prefill(talk, kind, thinking)
+    tools: Json = {}
+    if ordinary and not talk.tools:
+        thinking = unasked(kind, _limit(request), options.max_tokens)
+    else:
+        tools = read_tools(request, kind, talk.tools, dropped)
+        limits = Limits(_limit(request), options.max_tokens, is_forced(tools), talk.bare_loop)
+        thinking = plan(request, kind, limits, dropped)
+    if talk.prefill:
+        _check_prefill(talk, kind, thinking)
     body: Json = {} if options.in_url else {"model": model}
     body["max_tokens"] = thinking.max_tokens
     system = system_field(talk.system)
     if system is not None:
         body["system"] = system
     body["messages"] = talk.turns
-    body |= tools
-    if thinking.field is not None:
-        body["thinking"] = thinking.field
-    config = _output_config(request, thinking, kind, dropped)
-    if config:
-        body["output_config"] = config
+    if not ordinary or tools:
+        body |= tools
+        body |= _thinking(request, thinking, kind, dropped)
     body |= _sampling(request, kind, thinking, dropped)
-    body |= _rest(request, dropped)
+    stops = _stops(request, dropped)
+    if stops:
+        body["stop_sequences"] = stops
+    if not ordinary:
+        body |= _rest(request, dropped)
+        _report(request, dropped)
     if request.get("stream") is True and not options.in_url:
         body["stream"] = True
-    _report(request, dropped)
     return body, dropped
 
 
@@ -98,11 +114,21 @@ def count_body(request: Json, model: str, options: AnthropicOptions) -> Json:
 
 def uses_files(body: Json) -> bool:
     """Whether a block of the conversation names a file that was uploaded before (beta ``files-api``)."""
-    blocks = [block for turn in body["messages"] for block in turn["content"]]
-    for block in blocks[:]:
-        inner = block.get("content")
-        blocks += inner if block["type"] == "tool_result" and isinstance(inner, list) else []
-    return any(isinstance(block.get("source"), dict) and block["source"].get("type") == "file" for block in blocks)
+    for turn in body["messages"]:
+        for block in turn["content"]:
+            if block["type"] == "text":
+                continue
+            inner = block.get("content")
+            if block["type"] == "tool_result" and isinstance(inner, list) and any(map(_is_file, inner)):
+                return True
+            if _is_file(block):
+                return True
+    return False
+
+
+def _is_file(block: Json) -> bool:
+    source = block.get("source")
+    return isinstance(source, dict) and source.get("type") == "file"
 
 
 # ------------------------------------------------------------------ single fields
@@ -123,8 +149,6 @@ def _limit(request: Json) -> int | None:
 def _check_prefill(talk: Conversation, kind: Traits, thinking: Thinking) -> None:
     """The API refuses a last assistant message on newer models and with thinking (PROTOCOLS.md 2.3), and one that ends
     with blanks on all."""
-    if not talk.prefill:
-        return
     if not kind.prefill or thinking.on:
         raise ClientError(
             "This model does not continue an assistant message: the last message must be the user's or a tool's.",
@@ -136,7 +160,8 @@ def _check_prefill(talk: Conversation, kind: Traits, thinking: Thinking) -> None
         last["text"] = last["text"].rstrip()
 
 
-def _output_config(request: Json, thinking: Thinking, kind: Traits, dropped: list[str]) -> Json:
+def _thinking(request: Json, thinking: Thinking, kind: Traits, dropped: list[str]) -> Json:
+    out: Json = {} if thinking.field is None else {"thinking": thinking.field}
     config: Json = {}
     schema = _schema(request.get("response_format"), dropped)
     if schema is not None:
@@ -146,7 +171,9 @@ def _output_config(request: Json, thinking: Thinking, kind: Traits, dropped: lis
             note(dropped, "response_format")
     if thinking.effort is not None:
         config["effort"] = thinking.effort
-    return config
+    if config:
+        out["output_config"] = config
+    return out
 
 
 def _schema(wish: object, dropped: list[str]) -> Json | None:
@@ -177,7 +204,7 @@ def _sampling(request: Json, kind: Traits, thinking: Thinking, dropped: list[str
         value = request.get(name)
         if value is None:
             continue
-        if not isinstance(value, int | float) or isinstance(value, bool) or (value < 0 and name != "top_k"):
+        if not isinstance(value, _NUMBERS) or isinstance(value, bool) or (value < 0 and name != "top_k"):
             raise ClientError(f"'{name}' must be a number of at least 0.", param=name, code="invalid_value")
         if _is_default(name, value, kind):
             continue
@@ -207,10 +234,8 @@ def _takes(name: str, value: float, kind: Traits, thinking: Thinking, out: Json)
 
 
 def _rest(request: Json, dropped: list[str]) -> Json:
+    """What few requests say."""
     out: Json = {}
-    stops = _stops(request, dropped)
-    if stops:
-        out["stop_sequences"] = stops
     user = _user(request, dropped)
     if user is not None:
         out["metadata"] = {"user_id": user}

@@ -24,6 +24,9 @@ _NOT_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")
 """Ids of calls are ``^[a-zA-Z0-9_-]+$`` (400 otherwise); other providers' are not ("functions.f:0")."""
 
 
+_PLAIN_ROLES = ("user", "assistant", "system")
+
+
 class Conversation:
     """``system``: text blocks. ``turns``: the messages. ``tools``: names of called tools, in order.
     ``bare_loop``: the last assistant turn called tools and has no thinking block (matters to budgets of thinking)."""
@@ -39,7 +42,8 @@ class Conversation:
         self._dropped = dropped
         self._waiting: dict[str, str] = {}  # legacy: function name -> id of its last call
         for n, message in enumerate(messages):
-            self._add(message, f"messages[{n}]", n)
+            if not self._plain(message):
+                self._add(message, f"messages[{n}]", n)
         if not self.turns or self.turns[0]["role"] != "user":
             self.turns.insert(0, {"role": "user", "content": [text_block(FILLER)]})
 
@@ -54,6 +58,18 @@ class Conversation:
             return False
         results, called = self.turns[-1]["content"], self.turns[-2]["content"]
         return results[0]["type"] == "tool_result" and called[0]["type"] not in ("thinking", "redacted_thinking")
+
+    def _plain(self, message: object) -> bool:
+        """Take a message of a role and a text and nothing else, as most are. False: it has to be looked at."""
+        if not isinstance(message, dict) or len(message) != 2:
+            return False
+        role, text = message.get("role"), message.get("content")
+        if role not in _PLAIN_ROLES or not isinstance(text, str):
+            return False
+        if text.strip():
+            blocks = self.system if role == "system" else self._turn(role)
+            blocks.append({"type": "text", "text": text})
+        return True
 
     def _add(self, message: object, where: str, n: int) -> None:
         if not isinstance(message, dict):
@@ -81,9 +97,11 @@ class Conversation:
 
     def _turn(self, role: str) -> list[Json]:
         """The blocks of the turn that goes on, or of a new one."""
-        if not self.turns or self.turns[-1]["role"] != role:
-            self.turns.append({"role": role, "content": []})
-        blocks: list[Json] = self.turns[-1]["content"]
+        if self.turns and self.turns[-1]["role"] == role:
+            blocks: list[Json] = self.turns[-1]["content"]
+        else:
+            blocks = []
+            self.turns.append({"role": role, "content": blocks})
         return blocks
 
     # ------------------------------------------------------------------ tool results
@@ -172,9 +190,12 @@ class Conversation:
 
 def system_field(blocks: list[Json]) -> str | list[Json] | None:
     """``system``: a string, which all that speak this API take, or blocks where one is marked for the cache."""
-    if any("cache_control" in block for block in blocks):
-        return blocks
-    return "\n\n".join(block["text"] for block in blocks) or None
+    texts = []
+    for block in blocks:
+        if "cache_control" in block:
+            return blocks
+        texts.append(block["text"])
+    return "\n\n".join(texts) or None
 
 
 def _arguments(arguments: object) -> Json:

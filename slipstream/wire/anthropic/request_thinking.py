@@ -27,7 +27,7 @@ _WITHOUT_THINKING = EVERY_EFFORT[: EVERY_EFFORT.index("high") + 1]
 """Efforts with which thinking may be turned off (What's new in Opus 5.5, in Sonnet 5.5)."""
 
 
-class Thinking(msgspec.Struct):
+class Thinking(msgspec.Struct, gc=False):
     """``field``: the ``thinking`` of the request for Anthropic; ``effort``: its ``output_config.effort``."""
 
     max_tokens: int
@@ -40,7 +40,7 @@ class Thinking(msgspec.Struct):
         return self.field is not None and self.field["type"] in ("enabled", "adaptive")
 
 
-class Limits(msgspec.Struct):
+class Limits(msgspec.Struct, gc=False):
     """What stands around the wish. ``given``: the client's ``max_tokens``; ``default``: ours. ``forced``: a tool call
     is forced. ``bare_loop``: the tool loop that goes on has no thinking block (``Conversation``)."""
 
@@ -50,10 +50,15 @@ class Limits(msgspec.Struct):
     bare_loop: bool = False
 
 
+def unasked(traits: Traits, given: int | None, default: int) -> Thinking:
+    """The room of a request that does not speak of thinking; the limits are those of ``Limits``."""
+    return Thinking(given if given is not None else min(default, traits.max_output))
+
+
 def plan(request: Json, traits: Traits, limits: Limits, dropped: list[str]) -> Thinking:
     """The thinking of a request, and with it the room it needs. Raises ``ClientError``."""
     asked, effort = _asked(request), _effort(request)
-    thinking = Thinking(limits.given if limits.given is not None else min(limits.default, traits.max_output))
+    thinking = unasked(traits, limits.given, limits.default)
     if asked is None and effort is None:
         return thinking
     field = "thinking" if asked is not None else "reasoning_effort"

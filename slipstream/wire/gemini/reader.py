@@ -21,7 +21,17 @@ from ..openai_stream import DONE, MAX_EVENT_BYTES
 from ..usage import Usage
 from .errors import error_in, error_in_200
 from .framing import JsonSplitter
-from .reply import MAX_INDEX, Candidate, blocked, index_of, is_answer, read_created, read_logprobs, read_usage
+from .reply import (
+    MAX_INDEX,
+    Candidate,
+    blocked,
+    has_counts,
+    index_of,
+    is_answer,
+    read_created,
+    read_logprobs,
+    read_usage,
+)
 
 _BLANKS = b" \t\r\n\xef\xbb\xbf"
 _MAX_BLANKS = 1024
@@ -35,6 +45,7 @@ class GeminiReader:
         "_candidates",
         "_lead",
         "_provider",
+        "_said",
         "_splitter",
         "_sse",
         "_strange",
@@ -45,7 +56,6 @@ class GeminiReader:
         "id",
         "model",
         "reads_json",
-        "usage",
     )
 
     def __init__(self, *, provider: str) -> None:
@@ -55,15 +65,21 @@ class GeminiReader:
         self._splitter: JsonSplitter | None = None
         self._candidates: dict[int, Candidate] = {}
         self._blocked: str | None = None
+        self._said: Json | None = None
         self._strange = False
         self.reads_json = True
         self.id = ""
         self.model = ""
         self.created = 0
-        self.usage: Usage | None = None
         self.extra: Json = {}
         self.done = False
         self.failure: UpstreamError | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was said last, for it is cumulative (PROTOCOLS.md 1.4, 2.4). Every event says it, so it is read when
+        it is asked for."""
+        return read_usage(self._said)
 
     def feed(self, data: bytes) -> list[Chunk]:
         """Take a piece of the body. Never raises."""
@@ -159,7 +175,7 @@ class GeminiReader:
             value = value[0]
         if not isinstance(value, dict):
             self._malformed("an event that is not an object")
-        elif error_in(value) is not None:
+        elif "error" in value and error_in(value) is not None:
             self.failure = error_in_200(value, provider=self._provider)
         else:
             try:
@@ -168,22 +184,25 @@ class GeminiReader:
                 self._malformed("an event that is nested too deep")
 
     def _take(self, value: Json, out: list[Chunk]) -> None:
-        self._strange = self._strange or not is_answer(value)
-        self._describe(value)
         candidates = value.get("candidates")
+        self._strange = self._strange or (candidates is None and not is_answer(value))
+        self._describe(value)
         if isinstance(candidates, list):
             for position, one in enumerate(candidates[:MAX_INDEX]):
                 if isinstance(one, dict):
                     self._candidate(one, index_of(one, position), out)
-        self._blocked = self._blocked or blocked(value)
+        if "promptFeedback" in value:
+            self._blocked = self._blocked or blocked(value)
 
     def _describe(self, value: Json) -> None:
-        """What is said of the whole answer. Usage is cumulative: the last counts (PROTOCOLS.md 1.4, 2.4)."""
-        usage = read_usage(value.get("usageMetadata"))
-        if usage is not None:
-            self.usage = usage
-        self.id = self.id or _text(value.get("responseId"))
-        self.model = self.model or _text(value.get("modelVersion"))
+        """What is said of the whole answer."""
+        said = value.get("usageMetadata")
+        if has_counts(said):
+            self._said = said
+        if not self.id:
+            self.id = _text(value.get("responseId"))
+        if not self.model:
+            self.model = _text(value.get("modelVersion"))
         if not self.created:
             self.created = read_created(value.get("createTime"))
 
@@ -192,7 +211,7 @@ class GeminiReader:
         if candidate is None:
             candidate = self._candidates[index] = Candidate(index)
         chunks = [Chunk(delta, index) for delta in candidate.deltas(value)]
-        logprobs = read_logprobs(value)
+        logprobs = read_logprobs(value) if "logprobsResult" in value else None
         if logprobs is not None:
             if not chunks:
                 chunks.append(Chunk({}, index))

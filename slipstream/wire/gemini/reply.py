@@ -74,20 +74,23 @@ class Candidate:
 
     def deltas(self, value: Json) -> list[Json]:
         """The canonical deltas of one ``candidates`` entry, in its order; notes how it ended."""
-        finish = _name(value.get("finishReason"), _FINISH_NUMBERS)
-        if finish is not None and finish != _FINISH_NUMBERS[0]:
-            self.native = finish
+        if "finishReason" in value:
+            finish = _name(value["finishReason"], _FINISH_NUMBERS)
+            if finish is not None and finish != _FINISH_NUMBERS[0]:
+                self.native = finish
         grounding, citations = value.get("groundingMetadata"), value.get("citationMetadata")
-        if isinstance(grounding, dict) and grounding:
+        if grounding and isinstance(grounding, dict):
             self._grounding = grounding
-        if isinstance(citations, dict) and citations:
+        if citations and isinstance(citations, dict):
             self._citations = citations
+        made: list[Json] = []
         content = value.get("content")
         parts = content.get("parts") if isinstance(content, dict) else None
-        if not isinstance(parts, list):
-            return []
-        made = (self._delta(part) for part in parts if isinstance(part, dict))
-        return [delta for delta in made if delta is not None]
+        for part in parts if isinstance(parts, list) else ():
+            delta = self._delta(part) if isinstance(part, dict) else None
+            if delta is not None:
+                made.append(delta)
+        return made
 
     def _delta(self, part: Json) -> Json | None:
         """One part. Code that Google ran for the model and its output are not part of the answer's text."""
@@ -265,9 +268,15 @@ def read_usage(value: Any) -> Usage | None:
     return Usage(prompt - cached, cached, 0, output, reasoning, "provider")
 
 
+def has_counts(value: Any) -> bool:
+    """Whether ``read_usage`` makes anything of it."""
+    if not isinstance(value, dict):
+        return False
+    return _count(value.get("promptTokenCount")) is not None or _count(value.get("totalTokenCount")) is not None
+
+
 def _count(value: Any) -> int | None:
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
-    return value if good else None
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None  # a bool is none
 
 
 def read_created(value: Any) -> int:

@@ -116,11 +116,13 @@ def encode_reply(reply: Reply, answer: Answer) -> bytes:
         "object": "chat.completion",
         "created": reply.created or answer.created,
         "model": reply.model or answer.model,
-        "choices": [_choice(choice) for choice in reply.choices],
+        "choices": list(map(_choice, reply.choices)),
     }
     if reply.usage is not None:
         body["usage"] = usage_object(reply.usage)
-    return dumps(body | _extra(reply.extra))
+    if reply.extra:
+        body |= _extra(reply.extra)
+    return dumps(body)
 
 
 def _choice(given: Json) -> Json:
@@ -145,9 +147,10 @@ def _with_role(delta: Json) -> Json:
 
 def _extra(extra: Json) -> Json:
     """What the provider said about the answer as a whole, less what would not be valid in this dialect (R62)."""
-    out = {key: value for key, value in extra.items() if key not in _OURS}
-    if "service_tier" in out and out["service_tier"] not in _TIERS:
-        del out["service_tier"]
-    if not isinstance(out.get("system_fingerprint", ""), str):
-        del out["system_fingerprint"]
+    out: Json = {}
+    for key, value in extra.items():
+        if key in _OURS or (key == "service_tier" and value not in _TIERS):
+            continue
+        if key != "system_fingerprint" or isinstance(value, str):
+            out[key] = value
     return out

@@ -1,0 +1,159 @@
+"""Who is asked: the first target of a request, and after each failure the next.
+
+Decisions only: nothing here waits or sends. A target is asked when it neither rests nor is shut; one that has just
+failed (it rests *softly*) only when nobody else is left; one that told us when to come back, or that its breaker has
+shut, never before its time. If that leaves nobody, the answer says when somebody will be there (R52).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Set
+from typing import NamedTuple
+
+from ..config.snapshot import RoutingSpec, Target
+from ..errors import GatewayError
+from ..resilience.breaker import PROBE
+from ..resilience.bulkhead import Overloaded
+from ..resilience.failures import RETRY
+from ..routing.table import NOTHING, Pool
+from ..types import FailureClass, Secret
+from ..wire.request import Call
+from .runtime import Active, Runtime
+
+
+class Choice(NamedTuple):
+    """One attempt to make. ``probe``: the target's breaker waits for its end."""
+
+    target: Target
+    model: str
+    pool: Pool
+    probe: bool = False
+
+
+def choose(
+    runtime: Runtime,
+    active: Active,
+    pool: Pool,
+    tried: Set[int],
+    now: float,
+    pardoned: Set[int] = NOTHING,
+    turn: Target | None = None,
+) -> tuple[Target, bool] | None:
+    """The target in turn and whether it is a probe; ``None``: nobody may be asked now. ``pardoned`` rows may be asked
+    although they told us to wait: it was another model that they were asked for. ``turn``: the pool chose it
+    already.
+    """
+    table = runtime.table
+    passed = set(tried)
+    target = turn or pool.choose(passed, table.available, now)
+    while target is not None:
+        if not table.breaker(target.row):
+            return target, False
+        admission = active.breakers.admit(target.row, now)
+        if admission:
+            return target, admission is PROBE
+        passed.add(target.row)
+        target = pool.choose(passed, table.available, now)
+
+    def better_than_nobody(row: int, _now_ns: int) -> bool:
+        """It has just failed, or recovers."""
+        waits = active.cooldowns.hard(row, now) and row not in pardoned
+        return not waits and active.breakers.state(row, now) == "closed"
+
+    target = pool.choose(tried, better_than_nobody, now)
+    return None if target is None else (target, False)
+
+
+def nobody(runtime: Runtime, active: Active, pool: Pool, now: float) -> GatewayError:
+    """Why no target of ``pool`` may be asked, and when one may (S-27, S-110)."""
+    if pool.empty:
+        return GatewayError("No provider can take this request.", status=503, code="no_provider")
+    soonest = min(ready_in_s(active, target, now) for target in pool.targets)
+    limited = any(
+        active.cooldowns.hard(target.row, now)
+        and runtime.table.last_failure(target.row)[0] == FailureClass.RATE_LIMITED
+        for target in pool.targets
+    )
+    return GatewayError(
+        "All providers of this model are "
+        + ("at their rate limit." if limited else "failing.")
+        + f" Try again in {math.ceil(soonest)} s.",
+        status=429 if limited else 503,
+        type="rate_limit_error" if limited else "overloaded_error",
+        code="rate_limit_exceeded" if limited else "no_provider",
+        headers={"Retry-After": str(max(1, math.ceil(soonest)))},
+    )
+
+
+def ready_in_s(active: Active, target: Target, now: float) -> float:
+    """Seconds until ``target`` neither rests nor is shut."""
+    return max(active.cooldowns.remaining_s(target.row, now), active.breakers.remaining_s(target.row, now))
+
+
+class Search:
+    """The attempts of one request after its first has failed: at most ``1 + retries`` targets for the model, then as
+    many for each fallback model. Which chain of fallbacks that is the failure says."""
+
+    __slots__ = ("_active", "_asked", "_call", "_chains", "_pool", "_runtime")
+
+    def __init__(self, runtime: Runtime, active: Active, call: Call, first: Choice) -> None:
+        self._runtime = runtime
+        self._active = active
+        self._call = call
+        self._pool = first.pool
+        self._asked = {(first.target.row, first.model)}
+        """Rows and the model each was asked for: one row may stand for all models of a provider."""
+        self._chains: dict[FailureClass | None, Iterator[Choice]] = {}
+
+    def after(self, error: GatewayError, failed: Choice, time_left: bool) -> Choice | None:
+        """Who may follow; ``None``: the failure is the answer. After a refused key, whoever has the same one is not
+        asked (Q06d)."""
+        rule, kind = RETRY[error.failure], error.failure
+        special = kind in (FailureClass.CONTEXT, FailureClass.CONTENT_FILTER)
+        if not time_left or not (rule.other or special or isinstance(error, Overloaded)):
+            return None
+        chain = self._chains.get(kind if special else None)
+        if chain is None:
+            chain = self._chains[kind if special else None] = self._choices(kind if special else None)
+        refused = (failed.target.provider.api_key or None) if rule.new_key else None
+        for choice in chain:
+            if not _shares(choice.target, refused):
+                return choice
+            self.release(choice)
+        return None
+
+    def release(self, choice: Choice) -> None:
+        """``choice`` is not asked after all."""
+        if choice.probe:
+            self._active.breakers.released(choice.target.row, self._runtime.clock())
+
+    def _choices(self, kind: FailureClass | None) -> Iterator[Choice]:
+        routing, asked, call = self._active.snapshot.routing, self._asked, self._call
+        left = routing.retries
+        for model in (*((call.model,) if kind is None else ()), *fallbacks(routing, kind).get(call.model, ())):
+            pool = self._pool if model == call.model else self._active.routes.find(model)
+            if pool is not None:
+                tried = {t.row for t in pool.targets if (t.row, t.upstream_model or model) in asked}
+                pardoned = {row for row, _ in asked} - tried
+                for _ in range(left if model == call.model else 1 + routing.retries):
+                    found = choose(self._runtime, self._active, pool, tried, self._runtime.clock(), pardoned)
+                    if found is None:
+                        break
+                    target, probe = found
+                    tried.add(target.row)
+                    asked.add((target.row, target.upstream_model or model))
+                    yield Choice(target, target.upstream_model or model, pool, probe)
+
+
+def fallbacks(routing: RoutingSpec, kind: FailureClass | None) -> dict[str, tuple[str, ...]]:
+    """The chains for a failure: its own for a prompt that is too long or was filtered."""
+    if kind is FailureClass.CONTEXT:
+        return dict(routing.context_fallbacks)
+    if kind is FailureClass.CONTENT_FILTER:
+        return dict(routing.content_filter_fallbacks)
+    return dict(routing.fallbacks)
+
+
+def _shares(target: Target, refused: Secret | None) -> bool:
+    return refused is not None and target.provider.api_key == refused

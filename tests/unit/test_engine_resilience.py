@@ -1,0 +1,253 @@
+"""The engine in trouble: breakers, budgets, places, fallbacks by failure, and what the client is told (issue RESILIENCE)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from slipstream.config.snapshot import BreakerSpec, LimitsSpec, ResilienceSpec, RetrySpec
+from slipstream.obs.families import EJECTED, RETRY_BUDGET_EXHAUSTED
+from tests.fakes import HANG, Plan, World, ok, refuse, spec, stream
+from tests.virtual import loop_now, run_virtual
+
+
+def models(*names: str) -> Any:
+    return lambda name, **kw: spec(name, models=names, **kw)
+
+
+# ---- everybody rests (S-27, R52, Q11) --------------------------------------------------------------------------------
+
+
+def test_when_all_are_at_their_limit_the_client_is_told_when_to_come_back() -> None:
+    async def main() -> None:
+        world = World({"a": [refuse(429, retry_after="20")], "b": [refuse(429, retry_after="7")]})
+        first = await world.ask()
+        assert (first.status, first.headers["Retry-After"]) == (429, "7")
+        second = await world.ask()
+        assert (second.status, second.headers["Retry-After"]) == (429, "7")
+        assert second.json["error"]["code"] == "rate_limit_exceeded"
+        assert world.asked == {"a": 1, "b": 1}, "nobody is called while it rests"
+        loop_now().now += 7
+        await world.ask()
+        assert world.asked == {"a": 1, "b": 2}
+
+    run_virtual(main())
+
+
+def test_who_only_just_failed_is_better_than_nobody() -> None:  # S-109
+    async def main() -> None:
+        world = World({"a": [refuse(500), ok()], "b": [refuse(500), ok()]})
+        assert (await world.ask()).status == 500
+        assert (await world.ask()).status == 200
+
+    run_virtual(main())
+
+
+# ---- breakers (Q02, Q04, R57, R58) -----------------------------------------------------------------------------------
+
+QUICK = ResilienceSpec(breaker=BreakerSpec(consecutive=3, cooldown_s=30.0, ramp_s=0.0))
+
+
+def test_a_target_that_keeps_failing_is_shut_and_one_request_tries_it_again() -> None:
+    async def main() -> None:
+        world = World({"a": [refuse(500)] * 4 + [ok()], "b": [ok()]}, resilience=QUICK)
+        for _ in range(3):
+            while world.asked["a"] < _ + 1:
+                assert (await world.ask()).status == 200
+            loop_now().now += 31  # its rest after the failure is over
+        assert world.counted(EJECTED) == {("a",): 1}
+        breakers = world.runtime.active.breakers
+        row = world.row("a")
+        assert breakers.state(row, loop_now().now) in ("open", "half-open")
+        loop_now().now += 40
+        before = world.asked["a"]
+        for _ in range(6):
+            assert (await world.ask()).status == 200
+        assert world.asked["a"] == before + 1, "one probe, and it failed"
+        loop_now().now += 100
+        for _ in range(8):
+            assert (await world.ask()).status == 200
+        assert breakers.state(row, loop_now().now) == "closed"
+        assert world.asked["a"] > before + 2
+        world.settled_once(sum(world.finished.values()))
+
+    run_virtual(main())
+
+
+def test_the_only_target_is_never_shut() -> None:
+    async def main() -> None:
+        world = World({"a": [refuse(500)] * 30 + [ok()]}, resilience=QUICK)
+        for _ in range(30):
+            assert (await world.ask()).status == 500
+        assert (await world.ask()).status == 200
+        assert world.counted(EJECTED) == {}
+
+    run_virtual(main())
+
+
+def test_a_probe_whose_client_leaves_is_given_back() -> None:
+    async def main() -> None:
+        world = World({"a": [refuse(500)] * 3 + [Plan(wait_s=HANG), ok()], "b": [ok()]}, resilience=QUICK)
+        row, breakers = world.row("a"), world.runtime.active.breakers
+        while world.asked["a"] < 3:
+            await world.ask()
+            loop_now().now += 2
+        loop_now().now += 40
+        tasks = [asyncio.ensure_future(world.ask()) for _ in range(4)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert world.asked["a"] == 4
+        assert breakers.admit(row, loop_now().now) == 0, "somebody probes"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert breakers.state(row, loop_now().now) == "half-open"
+        while world.asked["a"] < 5:
+            assert (await world.ask()).status == 200
+
+    run_virtual(main())
+
+
+def test_turned_off_it_never_opens() -> None:
+    async def main() -> None:
+        off = ResilienceSpec(breaker=BreakerSpec(enabled=False))
+        world = World({"a": [refuse(500)], "b": [ok()]}, resilience=off)
+        for _ in range(40):
+            await world.ask()
+            loop_now().now += 40
+        assert world.counted(EJECTED) == {}
+
+    run_virtual(main())
+
+
+# ---- budget and back-off (Q05, Q09) ----------------------------------------------------------------------------------
+
+
+def test_retries_stay_within_their_share() -> None:
+    async def main() -> None:
+        spare = ResilienceSpec(breaker=BreakerSpec(enabled=False), retry=RetrySpec(budget_share=0.2, budget_per_s=0.0))
+        world = World({"a": [refuse(500)], "b": [refuse(500)]}, resilience=spare)
+        for _ in range(100):
+            assert (await world.ask()).status == 500
+        extra = sum(world.asked.values()) - 100
+        assert 15 <= extra <= 20
+        assert world.counted(RETRY_BUDGET_EXHAUSTED)[()] >= 60
+
+    run_virtual(main())
+
+
+def test_the_next_target_is_asked_after_a_moment_and_not_at_once() -> None:
+    async def main() -> None:
+        world = World({"a": [refuse(500)], "b": [ok()]})
+        for _ in range(10):
+            before = loop_now().time()
+            await world.ask()
+            assert loop_now().time() - before <= 0.025
+
+    run_virtual(main())
+
+
+# ---- fallbacks by failure (contracts A; R16) -------------------------------------------------------------------------
+
+TOO_LONG = "This model's maximum context length is 8192 tokens"
+FILTERED = "The response was filtered due to the prompt triggering content management policy"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "chain", "answers"),
+    [
+        (429, "slow down", "fallbacks", True),
+        (500, "it broke", "fallbacks", True),
+        (400, TOO_LONG, "context_fallbacks", True),
+        (400, TOO_LONG, "fallbacks", False),
+        (500, "it broke", "context_fallbacks", False),
+        (400, "bad tool", "context_fallbacks", False),
+    ],
+)
+def test_each_failure_has_its_own_chain(status: int, message: str, chain: str, answers: bool) -> None:
+    async def main() -> None:
+        world = World(
+            {"a": [refuse(status, message)], "b": [ok()]},
+            make=lambda name, **kw: spec(name, models=("m",) if name == "a" else ("n",), **kw),
+            **{chain: {"m": ("n",)}},
+        )
+        exchange = await world.ask()
+        assert exchange.status == (200 if answers else status)
+        assert world.asked == {"a": 1, "b": int(answers)}
+        world.settled_once()
+
+    run_virtual(main())
+
+
+def test_a_filtered_prompt_has_its_own_chain() -> None:
+    refused = Plan(
+        (b'{"error":{"message":"filtered","type":"invalid_request_error","code":"content_filter"}}',), status=400
+    )
+
+    async def main() -> None:
+        world = World(
+            {"a": [refused], "b": [ok()]},
+            make=lambda name, **kw: spec(name, type="azure", models=("m",) if name == "a" else ("n",), **kw),
+            content_filter_fallbacks={"m": ("n",)},
+        )
+        assert (await world.ask()).status == 200
+        assert world.asked == {"a": 1, "b": 1}
+
+    run_virtual(main())
+
+
+# ---- places (Q01, R32) -----------------------------------------------------------------------------------------------
+
+
+def test_a_full_provider_is_stepped_over_and_then_refused() -> None:
+    limits = LimitsSpec(max_in_flight=1, queue=0)
+
+    async def main() -> None:
+        world = World(
+            {"a": [Plan(wait_s=5.0, steps=ok().steps)], "b": [Plan(wait_s=5.0, steps=ok().steps)]},
+            make=lambda name, **kw: spec(name, limits=limits, **kw),
+        )
+        tasks = [asyncio.ensure_future(world.ask()) for _ in range(3)]
+        done = [(await task) for task in tasks]
+        assert sorted(exchange.status for exchange in done) == [200, 200, 503]
+        refused = next(exchange for exchange in done if exchange.status == 503)
+        assert refused.json["error"]["code"] == "overloaded"
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert world.asked == {"a": 1, "b": 1}
+        assert all(outbound.bulkhead.in_flight == 0 for outbound in world.runtime.active.outbound.values())
+        world.settled_once(3)
+
+    run_virtual(main())
+
+
+def test_a_short_wait_for_a_place_is_no_failure() -> None:
+    async def main() -> None:
+        world = World(
+            {"a": [Plan(wait_s=0.5, steps=ok().steps)]},
+            make=lambda name, **kw: spec(name, limits=LimitsSpec(max_in_flight=1), **kw),
+        )
+        tasks = [asyncio.ensure_future(world.ask()) for _ in range(2)]
+        assert [(await task).status for task in tasks] == [200, 200]
+        world.settled_once(2)
+
+    run_virtual(main())
+
+
+def test_a_client_that_leaves_while_it_waits_frees_its_place() -> None:
+    async def main() -> None:
+        world = World(
+            {"a": [stream(HANG)]}, make=lambda name, **kw: spec(name, limits=LimitsSpec(max_in_flight=1), **kw)
+        )
+        tasks = [asyncio.ensure_future(world.ask(stream=True)) for _ in range(3)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        bulkhead = world.runtime.active.outbound["a"].bulkhead
+        assert (bulkhead.in_flight, bulkhead.queued) == (1, 2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
+
+    run_virtual(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from ..types import NANOS, FailureClass
+from ..wire.usage import estimate
 from .context import RequestContext
 from .runtime import Active, Runtime
 from .translate import micro_usd
@@ -66,6 +67,18 @@ def attempted(runtime: Runtime, ctx: RequestContext, failure: FailureClass) -> N
         ttft_us = int((ctx.first_content_at - ctx.t_attempt) * MICROS)
     runtime.metrics.attempt(name, failure)
     runtime.table.record(target.row, failure, latency_us, ttft_us, int(runtime.clock() * NANOS))
+
+
+def lost(runtime: Runtime, ctx: RequestContext, prompt_bytes: int) -> None:
+    """A hedge that was not needed in the end. It will be on the bill, so it is in the accounts (Q14)."""
+    target = ctx.target
+    if target is None or not ctx.attempts:
+        return
+    attempted(runtime, ctx, FailureClass.CLIENT_GONE)
+    usage = ctx.usage if ctx.usage.source != "none" else estimate(prompt_bytes, ctx.completion_events)
+    micro = 0 if target.provider.price is None else micro_usd(target.provider.price, usage)
+    runtime.table.add_usage(target.row, usage.prompt, usage.completion, micro)
+    runtime.metrics.extra_usage(ctx.model_label, target.provider.name, ctx.key_name, usage, micro)
 
 
 def _log(level: int, active: Active, ctx: RequestContext) -> None:

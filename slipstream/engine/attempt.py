@@ -88,6 +88,9 @@ async def attempt(
                     whole, usage = conversion.whole(whole, reply.headers, (clock() - ctx.t_start) * 1000)
                 if usage is not None:
                     ctx.usage = usage
+                if ctx.race is not None:
+                    ctx.race.claim(ctx)
+                    ctx.committed = True
                 head = outbound.whole_headers
                 exchange.reply(200, _told(head, ctx) if ctx.attempts > 1 or ctx.dropped else head, whole)
         if call.stream:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 from ..config.snapshot import Target
@@ -14,6 +16,12 @@ from .pulse import Pulse
 from .translate import Tap
 
 __all__ = ["CLIENT_GONE_STATUS", "RequestContext"]
+
+
+class Race(Protocol):
+    """See ``engine.race``."""
+
+    def claim(self, ctx: RequestContext) -> None: ...
 
 
 class RequestContext(msgspec.Struct):
@@ -46,6 +54,8 @@ class RequestContext(msgspec.Struct):
     """Seconds to the header block of the last attempt."""
     dropped: list[str] = []
     """What the last attempt's provider could not be told (R65)."""
+    race: Race | None = None
+    """Who has content first, where two attempts run side by side."""
     # relay
     pulse: Pulse | None = None
     """The heartbeat of a stream."""

@@ -12,13 +12,14 @@ import asyncio
 import math
 import random
 
+from ..config.snapshot import Target
 from ..errors import ClientError, GatewayError, UpstreamError
 from ..obs.families import EJECTED, FAILOVERS, RETRY_BUDGET_EXHAUSTED
 from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
 from ..routing.table import NOTHING, Pool
-from ..types import Endpoint, FailureClass
+from ..types import NANOS, Endpoint, FailureClass
 from ..wire.faces import FACES, Face
 from ..wire.headers import Block, block
 from ..wire.request import Call, is_model_name, peek
@@ -28,6 +29,7 @@ from .attempt import attempt, prompt_bytes
 from .context import RequestContext
 from .exchange import ClientGone, Exchange
 from .pulse import Pulse
+from .race import Hedged, repeatable
 from .runtime import Active, Runtime
 from .search import Choice, Search, choose, nobody, ready_in_s
 
@@ -80,7 +82,14 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
     search: Search | None = None
     while True:
         try:
-            await attempt(runtime, active, ctx, exchange, call, target, model)
+            delay_s = _hedge_after(runtime, active, call, target) if active.hedging.settings.enabled else None
+            if delay_s is None or search is not None:
+                await attempt(runtime, active, ctx, exchange, call, target, model)
+            else:
+                race = Hedged(runtime, active, ctx, exchange, call, _failed)
+                target, model, pool, ctx.probe = await race.run(Choice(target, model, pool, ctx.probe), delay_s)
+                if race.error is not None:
+                    raise race.error
         except (UpstreamError, Overloaded) as error:
             failed = Choice(target, model, pool, ctx.probe)
             _failed(runtime, active, ctx, failed, error)
@@ -103,6 +112,16 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
                 active.cooldowns.succeeded(target.row)
                 active.breakers.succeeded(target.row, runtime.clock(), probe=ctx.probe)
             return
+
+
+def _hedge_after(runtime: Runtime, active: Active, call: Call, target: Target) -> float | None:
+    """Seconds after which a second target is asked beside this one; ``None``: not at all."""
+    hedging = active.hedging
+    if not hedging.allowed(repeatable=repeatable(call), stream=call.stream):
+        return None
+    now = runtime.clock()
+    hedging.request(now)
+    return hedging.delay_s(runtime.table, target.row, int(now * NANOS))
 
 
 def _failed(

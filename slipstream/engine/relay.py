@@ -125,6 +125,8 @@ class Relay:
             held_bytes += len(held[-1])
             if tap.failure is not None:
                 raise tap.failure
+        if ctx.race is not None:
+            ctx.race.claim(ctx)
         ctx.first_content_at = self._clock()
         ctx.committed = True
         dog.disarm()

@@ -29,6 +29,7 @@ from ..resilience.breaker import Breakers, BreakerSettings
 from ..resilience.budget import Budget
 from ..resilience.bulkhead import Bulkhead
 from ..resilience.cooldown import Cooldowns
+from ..resilience.hedge import HedgePolicy, HedgeSettings
 from ..resilience.watchdog import Deadlines
 from ..routing.table import RouteTable
 from ..state.table import SharedTable, open_table
@@ -182,23 +183,23 @@ class Active:
     while requests of an earlier generation run: transports that it took over may still serve them."""
 
     __slots__ = (
-        "breakers",
-        "cooldowns",
-        "heir",
-        "in_flight",
-        "on_idle",
-        "outbound",
-        "policy",
-        "redact",
-        "routes",
+        "breakers", "cooldowns", "hedging", "heir", "in_flight", "on_idle", "outbound", "policy", "redact", "routes",
         "snapshot",
-    )
+    )  # fmt: skip
 
-    def __init__(self, snapshot: Snapshot, outbound: Mapping[str, Outbound], shared: SharedTable) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        outbound: Mapping[str, Outbound],
+        shared: SharedTable,
+        hedge_budget: Budget | None = None,
+    ) -> None:
         self.snapshot = snapshot
         self.routes = RouteTable(snapshot, lambda name: row_of(shared, name), shared.table)
         self.cooldowns = Cooldowns(shared.table)
         self.breakers = Breakers(shared.table, breaker_settings(snapshot.resilience.breaker), random.random)
+        hedge = snapshot.resilience.hedge
+        self.hedging = HedgePolicy(HedgeSettings(hedge.enabled, hedge.delay_s, ratio=hedge.budget_share), hedge_budget)
         attempts = 1 + snapshot.routing.retries
         self.policy = RetryPolicy(max_attempts=attempts * (1 + MAX_FALLBACKS))
         """How long is waited before the next attempt; how many there may be ``engine.search`` says."""
@@ -295,7 +296,8 @@ class Runtime:
         old = self.active
         outbound = self._connect(snapshot, old.outbound)
         kept = {id(o.transport) for o in outbound.values()}
-        self.active = Active(snapshot, outbound, self.shared)
+        same = snapshot.resilience.hedge.budget_share == old.snapshot.resilience.hedge.budget_share
+        self.active = Active(snapshot, outbound, self.shared, old.hedging.budget if same else None)
         if self._pulses is not None:
             self._pulses.every_s = snapshot.server.heartbeat_s
         if old.in_flight:

@@ -7,6 +7,7 @@ the call). It is pure: it builds what is sent and reads what comes; ``attempt`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Protocol
 
 from ..config.snapshot import Price, ProviderSpec
@@ -201,18 +202,23 @@ def check_native(call: Call, body: bytes, provider: str) -> Usage | None:
     endpoint = call.endpoint
     if endpoint <= LAST_OPENAI:
         return check_reply(endpoint, body, provider=provider)
+    return _check_of(endpoint)(body, provider)
+
+
+@cache
+def _check_of(endpoint: Endpoint) -> Callable[[bytes, str], Usage | None]:
+    """Imported when it is first needed, and kept: an import statement costs a microsecond each time."""
     if endpoint is Endpoint.RESPONSES:
         from ..wire.responses.tap import check_response
 
-        return check_response(body, provider)
+        return check_response
     if endpoint is Endpoint.COUNT_TOKENS:
         from ..wire.anthropic.tap import check_count
 
-        check_count(body, provider)
-        return None
+        return check_count
     from ..wire.anthropic.tap import check_message
 
-    return check_message(body, provider)
+    return check_message
 
 
 def micro_usd(price: Price | None, usage: Usage | None) -> int:

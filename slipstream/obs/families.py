@@ -75,6 +75,7 @@ SPEED = Family("llm_proxy_tokens_per_second", Kind.GAUGE, "Speed of the last str
 ATTEMPTS = Family("slipstream_upstream_attempts", Kind.COUNTER, "Attempts by outcome.", ("provider", "outcome"))
 FAILOVERS = Family("slipstream_failovers", Kind.COUNTER, "Attempts made on another target.")
 EJECTED = Family("slipstream_targets_ejected", Kind.COUNTER, "Breakers that opened.", ("provider",))
+HEDGES = Family("slipstream_hedges", Kind.COUNTER, "Second attempts beside a slow one (Q14).", ("outcome",))
 RETRY_BUDGET_EXHAUSTED = Family(
     "slipstream_retry_budget_exhausted", Kind.COUNTER, "Failures passed on as the retries' share was used up (Q05)."
 )
@@ -103,7 +104,7 @@ OVERHEAD = Family(
 FAMILIES = {
     family.name: family
     for family in (
-        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, EJECTED, RETRY_BUDGET_EXHAUSTED,
+        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, EJECTED, HEDGES, RETRY_BUDGET_EXHAUSTED,
         DISCONNECTS, USAGE_SOURCE, COST,
         COST_UNKNOWN, DROPPED_PARAMS, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
     )

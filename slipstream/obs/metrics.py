@@ -14,6 +14,7 @@ from hashlib import blake2b
 
 from .._fast import KEY_MAX, Series, Tally
 from ..types import NANOS, Endpoint, FailureClass
+from ..wire.usage import Usage
 from . import families as f
 
 OTHER = "other"
@@ -118,6 +119,21 @@ class Metrics:
             self.dropped += 1
         else:
             self.series.add(slot, 0, 1)
+
+    def extra_usage(self, model: str, provider: str, key_name: str, usage: Usage, micro_usd: int) -> None:
+        """Tokens and money that were used beside what an answer used."""
+        for place, tokens in enumerate((usage.prompt, usage.completion)):
+            self._add(f.TOKENS, (model, provider, key_name), place, tokens)
+        self.count(f.USAGE_SOURCE, (usage.source,))
+        if micro_usd:
+            self._add(f.COST, (provider,), 0, micro_usd)
+
+    def _add(self, family: f.Family, labels: Labels, place: int, by: int) -> None:
+        slot = self.slot(family, labels)
+        if slot < 0:
+            self.dropped += 1
+        else:
+            self.series.add(slot, place, by)
 
     def speed(self, model: str, provider: str, tokens: int, seconds: float) -> None:
         """The pace of one stream behind its first token."""

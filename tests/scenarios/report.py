@@ -24,9 +24,9 @@ bytes, a real listener, a real transport, an upstream that misbehaves byte by by
 Limits are shrunk for the run: {limits}.
 "Time" is the measured time that came nearest to the bound of its scenario, and that bound (a run allows {slack:g} s on
 top, for a busy machine). "Counted" is what each row checks of `slipstream_upstream_attempts_total` and
-`slipstream_failovers_total`. Every row also checks that each request is
-counted once, that nothing stays in flight, that a request makes three attempts at most, that no key is in an answer, a
-log line or a metric, and that no task and no file descriptor is left.
+`slipstream_failovers_total`. Every row also checks that each request is counted once, that nothing stays in flight,
+that a request makes three attempts at most, that no key is in an answer, a log line or a metric, and that no task and
+no file descriptor is left.
 
 Over: listener and transport, native (n) or aiohttp (a), as in `n+n`.
 """

@@ -218,6 +218,8 @@ class FakeExchange:
         self._pauses = pauses or {}
         self._writes = 0
 
+    asked_s: float | None = None
+
     def header(self, name: str) -> str | None:
         return self.fields.get(name)
 

@@ -6,13 +6,14 @@ starts from the client's original bytes (R59), under one watchdog for the four l
 
 from __future__ import annotations
 
-from ..config.snapshot import Target
-from ..errors import UpstreamError
+from ..config.snapshot import Target, Timeouts
+from ..errors import UpstreamError, UpstreamTimeout
 from ..net.upstream import UpstreamReply, UpstreamRequest
 from ..obs.families import DROPPED_PARAMS
+from ..resilience.bulkhead import HIGH, LOW, NORMAL
 from ..resilience.failures import refine
 from ..resilience.watchdog import Watchdog
-from ..types import Endpoint
+from ..types import Endpoint, FailureClass
 from ..wire.canonical import Built
 from ..wire.faces import COUNT_TOKENS
 from ..wire.headers import Block, block, retry_after_s
@@ -25,9 +26,20 @@ from .relay import LINGER_S, MAX_REPLY_BYTES, Relay, read_whole
 from .runtime import Active, Outbound, Runtime
 from .translate import Conversion, Tap, check_native, convert, native_tap, refuse_dropped
 
+_PRIORITY = {"high": HIGH, "low": LOW}
 ESTIMATED = block({"x-slipstream-usage-source": "estimated"})
 DROPPED_CHARS = 1000
 PASSED_CHARS = 1000
+
+
+def total_s(ctx: RequestContext, timeouts: Timeouts) -> float:
+    """Seconds that the request may take in all: the provider's limit, or the client's if that is shorter."""
+    return timeouts.total_s if ctx.asked_s is None else min(timeouts.total_s, ctx.asked_s)
+
+
+def priority(exchange: Exchange) -> int:
+    """The class in which a request waits for a place: ``x-slipstream-priority: high | low``."""
+    return _PRIORITY.get((exchange.header("x-slipstream-priority") or "").lower(), NORMAL)
 
 
 async def attempt(
@@ -56,7 +68,7 @@ async def attempt(
     clock, deadlines = runtime.clock, runtime.deadlines
     bulkhead = outbound.bulkhead
     if not bulkhead.try_enter():
-        await bulkhead.enter(timeouts.total_s - (clock() - ctx.t_start))
+        await bulkhead.enter(total_s(ctx, timeouts) - (clock() - ctx.t_start), priority(exchange))
     ctx.attempts += 1
     sent = ctx.t_attempt = clock()
     limit = outbound.first_byte_s[call.stream]
@@ -65,8 +77,9 @@ async def attempt(
     try:
         if ctx.pulse is not None:
             ctx.pulse.head = _told(outbound.stream_headers, ctx)
-        with Watchdog(deadlines, deadlines.time() + timeouts.total_s - (sent - ctx.t_start), timeouts.total_s) as dog:
-            if limit < timeouts.total_s:
+        most_s = timeouts.total_s if ctx.asked_s is None else total_s(ctx, timeouts)
+        with Watchdog(deadlines, deadlines.time() + most_s - (sent - ctx.t_start), most_s) as dog:
+            if limit < most_s:
                 dog.arm("first_byte", limit)
             try:
                 reply = await outbound.transport.send(request)
@@ -98,6 +111,8 @@ async def attempt(
             reply.linger(LINGER_S)
             reply = None
     except UpstreamError as error:
+        if isinstance(error, UpstreamTimeout) and error.phase == "total" and most_s < timeouts.total_s:
+            error.failure = FailureClass.CLIENT_GONE  # the client's deadline says nothing about the target
         raise refine(error, kind.name, provider.name) from None
     finally:
         bulkhead.leave()

@@ -39,6 +39,8 @@ class RequestContext(msgspec.Struct):
     # peek
     call: Call | None = None
     model_label: str = "none"
+    asked_s: float | None = None
+    """The client's own deadline, from ``t_start``."""
     # attempts
     attempts: int = 0
     target: Target | None = None

@@ -18,6 +18,10 @@ class Exchange(Protocol):
     request_id: str
     started: bool
 
+    @property
+    def asked_s(self) -> float | None:
+        """The client's own deadline (``x-request-timeout``), in seconds."""
+
     def header(self, name: str) -> str | None:
         """A field of the request's head by its name in lower case; several of one name are joined by commas (RFC 9110
         5.3)."""

@@ -25,7 +25,7 @@ from ..wire.headers import Block, block
 from ..wire.request import Call, is_model_name, peek
 from ..wire.usage import estimate
 from . import account
-from .attempt import attempt, prompt_bytes
+from .attempt import attempt, prompt_bytes, total_s
 from .context import RequestContext
 from .exchange import ClientGone, Exchange
 from .pulse import Pulse
@@ -46,6 +46,7 @@ async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_na
         body = await exchange.body()
         ctx.t_read = runtime.clock()
         call = ctx.call = peek(endpoint, body)
+        ctx.asked_s = exchange.asked_s
         if call.stream:
             with Pulse(runtime.pulses, exchange, FACES[endpoint].ping) as ctx.pulse:
                 await _answer(runtime, active, ctx, exchange, call)
@@ -96,7 +97,7 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
             if ctx.committed:
                 raise
             search = search or Search(runtime, active, call, failed)
-            following, delay_s = _following(runtime, active, ctx, search, failed, error)
+            following, delay_s = _following(runtime, active, ctx, exchange, search, failed, error)
             if following is None:
                 _tell_when(active, failed.pool, error, runtime.clock())
                 raise
@@ -108,6 +109,12 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
             runtime.metrics.count(FAILOVERS)
         else:
             account.attempted(runtime, ctx, account.NONE)
+            if (
+                ctx.first_content_at
+                and active.snapshot.resilience.breaker.latency_factor
+                and active.breakers.slow(target.row, runtime.clock(), pool.rows)
+            ):
+                runtime.metrics.count(EJECTED, (target.provider.name,))
             if runtime.table.cooldown(target.row) or runtime.table.breaker(target.row):
                 active.cooldowns.succeeded(target.row)
                 active.breakers.succeeded(target.row, runtime.clock(), probe=ctx.probe)
@@ -143,6 +150,7 @@ def _following(
     runtime: Runtime,
     active: Active,
     ctx: RequestContext,
+    exchange: Exchange,
     search: Search,
     failed: Choice,
     error: UpstreamError | Overloaded,
@@ -150,8 +158,9 @@ def _following(
     """Who is asked next, and after how many seconds. Nobody when the request's time or the budget is used up (Q05,
     Q18): nobody else is to be blamed for what could not end well."""
     now = runtime.clock()
-    left_s = failed.target.provider.timeouts.total_s - (now - ctx.t_start)
-    choice = search.after(error, failed, left_s > 0)
+    left_s = total_s(ctx, failed.target.provider.timeouts) - (now - ctx.t_start)
+    switches = (exchange.header("x-slipstream-no-retry"), exchange.header("x-slipstream-no-fallback"))  # R13
+    choice = search.after(error, failed, left_s > 0 and switches[0] is None, fallbacks=switches[1] is None)
     if choice is None:
         return None, 0.0
     delay_s: float | None = 0.0

@@ -23,6 +23,8 @@ from .translate import Tap
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """A whole reply is held in memory until it is known to be good; no provider sends more."""
+MAX_STREAM_BYTES = 64 * 1024 * 1024
+"""A stream is not endless, whatever its pace (R21, S-39)."""
 MAX_HELD_BYTES = 256 * 1024
 """Lifecycle events held before the first content (R33)."""
 LINGER_S = 0.05
@@ -62,7 +64,9 @@ class Relay:
     the upstream's (R38).
     """
 
-    __slots__ = ("_clock", "_ctx", "_dog", "_exchange", "_idle_s", "_own_s", "_pulse", "_reply", "_tap", "_waiting")
+    __slots__ = (
+        "_bytes", "_clock", "_ctx", "_dog", "_exchange", "_idle_s", "_own_s", "_pulse", "_reply", "_tap", "_waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class Relay:
         self._tap = tap
         self._pulse = pulse
         self._clock = clock
+        self._bytes = 0
         self._own_s = 0.0
         """Own time within a wait: what ``_pass_on`` took."""
         self._waiting: Awaitable[None] | None = None
@@ -152,6 +157,9 @@ class Relay:
         before = clock()
         tap = self._tap
         out = tap.feed(chunk)
+        self._bytes += len(chunk)
+        if self._bytes > MAX_STREAM_BYTES and tap.failure is None and not tap.done:
+            tap.failure = MalformedReply(f"the provider's stream is larger than {MAX_STREAM_BYTES} bytes")
         if out:
             self._pulse.moved = True
             self._waiting = self._exchange.write(out)

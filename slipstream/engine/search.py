@@ -82,7 +82,9 @@ def nobody(runtime: Runtime, active: Active, pool: Pool, now: float) -> GatewayE
         status=429 if limited else 503,
         type="rate_limit_error" if limited else "overloaded_error",
         code="rate_limit_exceeded" if limited else "no_provider",
-        headers={"Retry-After": str(max(1, math.ceil(soonest)))},
+        headers={"Retry-After": str(max(1, math.ceil(soonest)))}
+        # a client that waits no longer than its request may take need not try (S-27)
+        | ({"x-should-retry": "false"} if soonest > pool.targets[0].provider.timeouts.total_s else {}),
     )
 
 
@@ -106,9 +108,9 @@ class Search:
         """Rows and the model each was asked for: one row may stand for all models of a provider."""
         self._chains: dict[FailureClass | None, Iterator[Choice]] = {}
 
-    def after(self, error: GatewayError, failed: Choice, time_left: bool) -> Choice | None:
+    def after(self, error: GatewayError, failed: Choice, time_left: bool, *, fallbacks: bool = True) -> Choice | None:
         """Who may follow; ``None``: the failure is the answer. After a refused key, whoever has the same one is not
-        asked (Q06d)."""
+        asked (Q06d). Without ``fallbacks`` only other targets of the same model."""
         rule, kind = RETRY[error.failure], error.failure
         special = kind in (FailureClass.CONTEXT, FailureClass.CONTENT_FILTER)
         if not time_left or not (rule.other or special or isinstance(error, Overloaded)):
@@ -118,7 +120,7 @@ class Search:
             chain = self._chains[kind if special else None] = self._choices(kind if special else None)
         refused = (failed.target.provider.api_key or None) if rule.new_key else None
         for choice in chain:
-            if not _shares(choice.target, refused):
+            if not _shares(choice.target, refused) and (fallbacks or choice.pool is self._pool):
                 return choice
             self.release(choice)
         return None

@@ -13,6 +13,9 @@ MAX_S = 86_400.0
 _VALUE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s)?", re.ASCII)
 
 
+TIMEOUT_FIELD = "x-request-timeout"
+
+
 def parse_timeout_header(value: str) -> float | None:
     """Seconds of ``30``, ``2.5``, ``30s`` or ``500ms``; ``None`` for anything else, and outside of 1 ms to a day.
 

@@ -8,6 +8,7 @@ from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from ..engine.exchange import ClientGone
+from ..resilience.deadlines import TIMEOUT_FIELD, parse_timeout_header
 from ..wire.headers import Block, fields
 from .inflate import inflate
 
@@ -24,6 +25,11 @@ class AiohttpExchange:
         self.request_id = request_id
         self.response: web.StreamResponse | None = None
         self.started = False
+
+    @property
+    def asked_s(self) -> float | None:
+        value = self.header(TIMEOUT_FIELD)
+        return None if value is None else parse_timeout_header(value)
 
     def header(self, name: str) -> str | None:
         values = self._request.headers.getall(name, ())

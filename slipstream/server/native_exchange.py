@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
 from ..engine.exchange import ClientGone
+from ..resilience.deadlines import TIMEOUT_FIELD, parse_timeout_header
 from ..wire.headers import Block, block
 from .app import cors_headers
 from .inflate import inflate
@@ -80,6 +81,13 @@ class NativeExchange:
         """In place of ``data``: a large body, still in pieces."""
         self.request_id = request_id
         self.started = False
+
+    @property
+    def asked_s(self) -> float | None:
+        if b"imeout" not in self.head:  # nearly always, and this is quicker than looking for the field
+            return None
+        value = self.header(TIMEOUT_FIELD)
+        return None if value is None else parse_timeout_header(value)
 
     def header(self, name: str) -> str | None:
         wanted = name.encode()

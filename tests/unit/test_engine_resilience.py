@@ -1,4 +1,4 @@
-"""The engine in trouble: breakers, budgets, places, fallbacks by failure, and what the client is told (issue RESILIENCE)."""
+"""The engine in trouble: breakers, budgets, places, fallbacks by failure, and what the client is told."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ from typing import Any
 
 import pytest
 
-from slipstream.config.snapshot import BreakerSpec, LimitsSpec, ResilienceSpec, RetrySpec
+from slipstream.config.snapshot import BreakerSpec, LimitsSpec, ResilienceSpec, RetrySpec, Timeouts
+from slipstream.engine import relay
+from slipstream.engine.pipeline import serve
 from slipstream.obs.families import EJECTED, RETRY_BUDGET_EXHAUSTED
-from tests.fakes import HANG, Plan, World, ok, refuse, spec, stream
+from slipstream.types import Endpoint
+from tests.fakes import (
+    GOOD_STREAM,
+    HANG,
+    FakeExchange,
+    Plan,
+    World,
+    delta,
+    ok,
+    refuse,
+    request_body,
+    spec,
+    stream,
+)
 from tests.virtual import loop_now, run_virtual
 
 
@@ -249,5 +264,126 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place() -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
+
+    run_virtual(main())
+
+
+# ---- what the client may ask for -------------------------------------------------------------------------------------
+
+
+async def fire(world: World, *, asked_s: float | None = None, streamed: bool = False, **fields: str) -> FakeExchange:
+    exchange = FakeExchange(request_body(stream=streamed))
+    exchange.asked_s = asked_s
+    exchange.fields = {name.replace("_", "-"): value for name, value in fields.items()}
+    await serve(world.runtime, exchange, Endpoint.CHAT, "default")
+    return exchange
+
+
+def test_the_clients_deadline_is_the_total_and_nobodys_fault() -> None:
+    async def main() -> None:
+        world = World({"a": [Plan(wait_s=HANG)], "b": [ok()]}, resilience=QUICK)
+        while world.asked["a"] < 5:
+            before = loop_now().time()
+            exchange = await fire(world, asked_s=2.0)
+            if exchange.status != 200:
+                assert (exchange.status, exchange.json["error"]["code"]) == (504, "upstream_total_timeout")
+                assert loop_now().time() - before == pytest.approx(2.0, abs=0.01)
+        assert world.counted(EJECTED) == {}
+        assert world.runtime.table.available(world.row("a"), int(loop_now().time() * 1e9))
+
+    run_virtual(main())
+
+
+def test_a_longer_deadline_than_ours_changes_nothing() -> None:
+    async def main() -> None:
+        world = World({"a": [Plan(wait_s=HANG)]}, timeouts=Timeouts(total_s=3.0))
+        exchange = await fire(world, asked_s=60.0)
+        assert (exchange.status, loop_now().time()) == (504, pytest.approx(3.0, abs=0.01))
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({}, {"a": 1, "b": 1, "c": 1}),
+        ({"x_slipstream_no_retry": "1"}, {"a": 1, "b": 0, "c": 0}),
+        ({"x_slipstream_no_fallback": "1"}, {"a": 1, "b": 1, "c": 0}),
+    ],
+)
+def test_switches_of_one_request(fields: dict[str, str], asked: dict[str, int]) -> None:  # R13
+    async def main() -> None:
+        world = World(
+            {"a": [refuse(500)], "b": [refuse(500)], "c": [ok()]},
+            make=lambda name, **kw: spec(name, models=("n",) if name == "c" else ("m",), **kw),
+            fallbacks={"m": ("n",)},
+        )
+        await fire(world, **fields)
+        assert {name: count for name, count in world.asked.items() if name == "c"} == {"c": asked["c"]}
+        assert world.asked["a"] + world.asked["b"] == asked["a"] + asked["b"]
+
+    run_virtual(main())
+
+
+def test_a_place_goes_to_the_higher_class_first() -> None:
+    async def main() -> None:
+        world = World(
+            {"a": [Plan(wait_s=0.3, steps=ok().steps)]},
+            make=lambda name, **kw: spec(name, limits=LimitsSpec(max_in_flight=1), **kw),
+        )
+        order: list[str] = []
+
+        async def one(name: str, **fields: str) -> None:
+            await fire(world, **fields)
+            order.append(name)
+
+        tasks = [asyncio.ensure_future(one("first"))]
+        await asyncio.sleep(0.01)
+        for name, fields in (("low", "low"), ("normal", ""), ("high", "HIGH")):
+            tasks.append(asyncio.ensure_future(one(name, x_slipstream_priority=fields)))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*tasks)
+        assert order == ["first", "high", "normal", "low"]
+
+    run_virtual(main())
+
+
+def test_a_stream_is_not_endless(monkeypatch: pytest.MonkeyPatch) -> None:  # R21, S-39
+    monkeypatch.setattr(relay, "MAX_STREAM_BYTES", 2000)
+
+    async def main() -> None:
+        world = World({"a": [stream(*[delta("x" * 100)] * 50, *GOOD_STREAM[-3:])]})
+        exchange = await fire(world, streamed=True)
+        assert len(exchange.received) < 4000
+        assert "larger than" in exchange.events[-1]["error"]["message"]
+        world.settled_once()
+
+    run_virtual(main())
+
+
+def test_a_client_that_cannot_wait_so_long_is_told_not_to_try() -> None:  # S-27
+    async def main() -> None:
+        world = World({"a": [refuse(429, retry_after="200")]}, timeouts=Timeouts(total_s=60.0))
+        await world.ask()
+        again = await world.ask()
+        assert (again.status, again.headers["x-should-retry"]) == (429, "false")
+
+    run_virtual(main())
+
+
+def test_a_target_far_slower_than_its_peers_is_shut() -> None:
+    tuned = ResilienceSpec(breaker=BreakerSpec(latency_factor=5.0))
+
+    async def main() -> None:
+        plans: dict[str, list[Plan]] = {name: [stream(0.05, *GOOD_STREAM)] for name in "abcd"}
+        plans["e"] = [stream(3.0, *GOOD_STREAM)]
+        world = World(plans, resilience=tuned)
+        for _ in range(70):
+            await fire(world, streamed=True)
+        assert world.counted(EJECTED) == {("e",): 1}
+        before = world.asked["e"]
+        for _ in range(20):
+            await fire(world, streamed=True)
+        assert world.asked["e"] == before
 
     run_virtual(main())

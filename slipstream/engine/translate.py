@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Protocol
 
+import msgspec
+
 from ..config.snapshot import Price, ProviderSpec
 from ..errors import ClientError, GatewayError, UpstreamError
 from ..providers.base import ProviderType
@@ -94,20 +96,15 @@ class TranslatingTap:
         return self._writer.error(error)
 
 
-class Conversion:
+class Conversion(msgspec.Struct, gc=False):
     """A chat-like request in another dialect than the provider's. ``dropped`` is what it could not express."""
 
-    __slots__ = ("answer", "built", "dropped", "face", "kind", "spec")
-
-    def __init__(
-        self, face: Face, kind: ProviderType, spec: ProviderSpec, answer: Answer, built: Built, dropped: list[str]
-    ) -> None:
-        self.face = face
-        self.kind = kind
-        self.spec = spec
-        self.answer = answer
-        self.built = built
-        self.dropped = dropped
+    face: Face
+    kind: ProviderType
+    spec: ProviderSpec
+    answer: Answer
+    built: Built
+    dropped: list[str]
 
     def tap(self, latency_ms: Callable[[], float]) -> TranslatingTap:
         """The way back of a stream; ``latency_ms`` tells the time that it has taken so far."""
@@ -125,20 +122,16 @@ class Conversion:
         return self.face.encode(reply, self.answer, told), reply.usage
 
 
-class EmbeddingsConversion(Conversion):
+class EmbeddingsConversion(Conversion, gc=False):
     """Embeddings of a provider that is not of the OpenAI family."""
-
-    __slots__ = ()
 
     def whole(self, body: bytes, headers: Mapping[str, str], latency_ms: float) -> tuple[bytes, Usage | None]:
         vectors, usage = self.kind.embeddings(body, headers, self.spec)
         return EMBEDDINGS.encode_vectors(vectors, usage, self.answer), usage
 
 
-class CountConversion(Conversion):
+class CountConversion(Conversion, gc=False):
     """Token counts of a provider that is not Anthropic."""
-
-    __slots__ = ()
 
     def whole(self, body: bytes, headers: Mapping[str, str], latency_ms: float) -> tuple[bytes, Usage | None]:
         return COUNT_TOKENS.encode_count(self.kind.count(body, self.spec)), None

@@ -95,8 +95,7 @@ def build_body(request: Json, model: str, options: AnthropicOptions) -> tuple[Js
         body |= tools
         body |= _thinking(request, thinking, kind, dropped)
     body |= _sampling(request, kind, thinking, dropped)
-    stops = _stops(request, dropped)
-    if stops:
+    if "stop" in request and (stops := _stops(request, dropped)):
         body["stop_sequences"] = stops
     if not ordinary:
         body |= _rest(request, dropped)

@@ -33,7 +33,7 @@ def generation_config(request: Json, traits: Traits, dropped: list[str]) -> Json
     """The ``generationConfig`` of a canonical request; empty if it says nothing."""
     out: Json = {}
     for name, ours in _NUMBERS:
-        value = _number(request, name)
+        value = _number(request, name) if name in request else None
         if value is not None:
             out[ours] = value
     longest = _whole(request, "max_completion_tokens")
@@ -153,7 +153,7 @@ def _modalities(request: Json, out: Json, dropped: list[str]) -> None:
 def _thinking(request: Json, traits: Traits, dropped: list[str]) -> Json:
     """``thinkingConfig`` from ``extra_body.google.thinking_config`` as it stands, else from ``thinking`` and
     ``reasoning_effort``. Thoughts are asked for: who sets these fields wants to see ``reasoning_content``."""
-    native = google_extra(request).get("thinking_config")
+    native = google_extra(request).get("thinking_config") if "extra_body" in request else None
     if isinstance(native, dict) and native:
         return native
     effort, budget, on = _wish(request)

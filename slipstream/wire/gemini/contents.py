@@ -46,6 +46,8 @@ class History:
 
     def add(self, message: Any, n: int) -> None:
         """The ``n``-th message."""
+        if self._plain(message):
+            return
         where = f"messages[{n}]"
         if not isinstance(message, dict):
             raise wrong(where, "A message must be an object with a 'role'.", "invalid_type")
@@ -66,6 +68,21 @@ class History:
             self._turn("model", self._assistant(message, where))
         else:
             raise wrong(where + ".role", "A role must be system, developer, user, assistant or tool.")
+
+    def _plain(self, message: Any) -> bool:
+        """Take a message of a role and a text and nothing else, as most are. False: it has to be looked at."""
+        if not isinstance(message, dict) or len(message) != 2:
+            return False
+        role, text = message.get("role"), message.get("content")
+        if role not in ("user", "assistant", "system") or not isinstance(text, str):
+            return False
+        self._flush()
+        parts: list[Json] = [{"text": text}] if text else []  # Gemini refuses empty texts
+        if role == "system":
+            self.system += parts
+        else:
+            self._turn("user" if role == "user" else "model", parts)
+        return True
 
     def finish(self) -> None:
         """Close the history. Gemini wants a turn of the user: a lone system message is one."""

@@ -140,10 +140,13 @@ class Candidate:
             return "content_filter"
         return "tool_calls" if self._calls else "stop"
 
-    def annotations(self, text: bytes | None = None) -> list[Json]:
-        """Where the answer comes from. Google counts bytes: they become characters by ``text``, or where all was ASCII;
-        else the citation is of the whole answer."""
+    def annotations(self, whole: str | None = None) -> list[Json]:
+        """Where the answer comes from. Google counts bytes: they become characters by the ``whole`` text, or where all
+        was ASCII; else the citation is of the whole answer."""
         out: list[Json] = []
+        if self._grounding is None and self._citations is None:
+            return out
+        text = None if whole is None else whole.encode("utf-8", "surrogatepass")
         for first, last, source in (*_supports(self._grounding or {}), *_cited(self._citations or {})):
             start, end = 0, self._chars
             if last is not None and text is not None:
@@ -360,7 +363,7 @@ def _choice(value: Json, index: int) -> Json:
     if thoughts:
         message["reasoning_content"] = "".join(thoughts)
     message.update(lists)
-    annotations = candidate.annotations(content.encode("utf-8", "surrogatepass"))
+    annotations = candidate.annotations(content)
     if annotations:
         message["annotations"] = annotations
     choice: Json = {"index": index, "message": message, "finish_reason": candidate.finish}

@@ -52,6 +52,13 @@ _HANDLED = frozenset(
         "extra_body",
     }
 )
+_ORDINARY = frozenset(
+    {
+        *("model", "messages", "stream", "stream_options", "stop"),
+        *("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens"),
+    }
+)
+"""Most requests have no other fields than these: no tools, no extensions, nothing to report."""
 _DEFAULTS: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "service_tier": ("auto", "default"),
@@ -76,12 +83,15 @@ def build_body(request: Json, model: str) -> tuple[Json, list[str]]:
     body: Json = {"contents": history.contents}
     if history.system:
         body["systemInstruction"] = {"parts": history.system}
-    add_tools(body, request, known, dropped)
+    ordinary = _ORDINARY.issuperset(request)
+    if not ordinary:
+        add_tools(body, request, known, dropped)
     config = generation_config(request, known, dropped)
     if config:
         body["generationConfig"] = config
-    _extensions(body, request)
-    _leftovers(request, dropped)
+    if not ordinary:
+        _extensions(body, request)
+        _leftovers(request, dropped)
     return body, dropped
 
 

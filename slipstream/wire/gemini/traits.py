@@ -7,6 +7,7 @@ fields, and a provider that knows better answers with a 400 that says so.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 _GENERATION = re.compile(r"(gemini|gemma|learnlm)-(\d{1,3})(?:\.(\d{1,3}))?(?![\d.]*b)")
@@ -53,6 +54,7 @@ class Traits(NamedTuple):
         return self.gemma and self.generation < (4, 0)
 
 
+@lru_cache(maxsize=256)
 def traits(model: str) -> Traits:
     """The traits of the model with this upstream name, whatever stands before its last slash."""
     name = model.rpartition("/")[2].lower()

@@ -151,6 +151,9 @@ class FakeUpstream:
         self.replies: list[FakeReply] = []
         self.sending = 0
         self.closed = False
+        self.lists: list[Plan] = []
+        """What its list of models answers, in turn, the last one for ever."""
+        self.listed_at: list[float] = []
 
     def prepare(self, url: str, headers: Mapping[str, str]) -> tuple[Any, Any]:
         return url, dict(headers)
@@ -171,7 +174,16 @@ class FakeUpstream:
         return reply
 
     async def get(self, url: Any, headers: Any, *, connect_s: float) -> FakeReply:
-        raise AssertionError("the data plane sends POST only")
+        assert self.lists, "the data plane sends POST only"
+        assert not self.closed, "sent on a closed transport (R42)"
+        self.listed_at.append(loop_now().time())
+        plan = self.lists[min(len(self.listed_at), len(self.lists)) - 1]
+        await pause(plan.wait_s)
+        if plan.fail is not None:
+            raise plan.fail
+        reply = FakeReply(plan)
+        self.replies.append(reply)
+        return reply
 
     async def close(self) -> None:
         self.closed = True

@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from slipstream._fast.atomics cimport load, load32
 
 cdef enum:                  # sizes in words of 8 bytes; the same numbers in _pure/layout.py (tests compare them)
-    VERSION = 1
+    VERSION = 2
     WORKERS = 64            # slots; a row has one in-flight cell for each
     CLASSES = 16
     H_MAGIC = 0             # header; H_MAGIC is written last
@@ -31,6 +31,7 @@ cdef enum:                  # sizes in words of 8 bytes; the same numbers in _pu
     R_TOKENS_IN = 10
     R_TOKENS_OUT = 11
     R_MICRO_USD = 12
+    R_RATES = 13            # one word per kind: requests, tokens; see "rates" in table.pyx
     R_CLASSES = 16
     R_CELLS = 32            # uint32_t[WORKERS]
     R_KEY = 64
@@ -49,6 +50,8 @@ cdef enum:                  # sizes in words of 8 bytes; the same numbers in _pu
     CURRENT = 128           # a bit of R_LAST
     OPEN_BITS = 3           # of the breaker word: not 0 while it is not closed
     UNTIL_SHIFT = 8         # of the breaker word: shut until so many ms
+    RATE_KINDS = 2
+    RATE_SHIFT = 4          # of the rate words: they are times in 1/16 ns
 
 cdef class Table:
     cdef Py_buffer view
@@ -70,7 +73,15 @@ cdef class Table:
 cdef extern from *:
     """
     #define SLIP_REST_MAX_NS 3600000000000ULL
+    #define SLIP_MINUTE_NS 60000000000ULL
+    /* a * b, at most top */
+    static inline uint64_t slip_times(uint64_t a, uint64_t b, uint64_t top) {
+        uint64_t v;
+        return __builtin_mul_overflow(a, b, &v) || v > top ? top : v;
+    }
     """
+    const uint64_t MINUTE_NS "SLIP_MINUTE_NS"
+    uint64_t times "slip_times"(uint64_t a, uint64_t b, uint64_t top) noexcept nogil
     const uint64_t REST_MAX_NS "SLIP_REST_MAX_NS"   # who would rest longer was not told so by us
 
 cdef inline bint shut(const uint64_t* row, uint64_t now) noexcept nogil:

@@ -106,6 +106,22 @@ class Table:
     def clear_cooldown(self, row: int) -> None: ...
     def available(self, row: int, now_ns: int) -> bool:
         """Neither resting nor shut. A rest of more than an hour was not written by us and is ignored."""
+    def take(self, row: int, kind: int, cost: int, per_min: int, burst: int, now_ns: int) -> int:
+        """Takes ``cost`` units from the bucket of a limit (``kind`` 0: requests, 1: tokens) that all workers share. It
+        holds ``burst`` and gets ``per_min`` of them a minute, evenly (GCRA). 0: taken. Else nothing was, and the answer
+        is for how long (ns) it would not be. What costs more than a burst is let through when the bucket is full, and
+        the next wait until it is paid for. In any time t at most ``burst + per_min * t`` units are taken, and once
+        more what one costs above a burst. Limits are arguments: a bucket keeps only how long it needs to be full.
+        """
+    def charge(self, row: int, kind: int, cost: int, per_min: int, now_ns: int) -> None:
+        """Takes ``cost`` units whether they are there or not: it was used. At most an hour is owed."""
+    def refund(self, row: int, kind: int, cost: int, per_min: int, taken_ns: int, now_ns: int) -> None:
+        """Gives back what was taken at ``taken_ns`` and not used, less what the clock has given back since: so the
+        limit holds over what was really used."""
+    def hold(self, row: int, kind: int, debt_ns: int, now_ns: int) -> None:
+        """The bucket needs at least ``debt_ns`` to be full: the provider said so. At most an hour."""
+    def debt(self, row: int, kind: int, now_ns: int) -> int:
+        """How long (ns) the bucket needs to be full; 0: it is."""
     def add_usage(self, row: int, tokens_in: int, tokens_out: int, micro_usd: int) -> None: ...
     def usage(self, row: int) -> tuple[int, int, int]: ...
     def claim_worker(self, pid: int, now_ns: int) -> int:

@@ -34,6 +34,7 @@ LAYOUT = {
     "W_BEAT": W_BEAT, "W_STARTED": W_STARTED, "ROWS_AT": ROWS_AT, "ROW_WORDS": ROW_WORDS, "R_BREAKER": R_BREAKER,
     "R_COOLDOWN": R_COOLDOWN, "R_CONSECUTIVE": R_CONSECUTIVE, "R_LAST": R_LAST, "R_LATENCY": R_LATENCY,
     "R_TTFT": R_TTFT, "R_TOKENS_IN": R_TOKENS_IN, "R_TOKENS_OUT": R_TOKENS_OUT, "R_MICRO_USD": R_MICRO_USD,
+    "R_RATES": R_RATES, "RATE_KINDS": RATE_KINDS, "RATE_SHIFT": RATE_SHIFT,
     "R_CLASSES": R_CLASSES, "R_CELLS": R_CELLS, "R_KEY": R_KEY, "COUNTER_WORDS": COUNTER_WORDS,
     "COUNTER_VALUES": COUNTER_VALUES, "COUNTER_KEY": COUNTER_KEY, "HISTOGRAM_WORDS": HISTOGRAM_WORDS,
     "HISTOGRAM_VALUES": HISTOGRAM_VALUES, "HISTOGRAM_KEY": HISTOGRAM_KEY, "S_VALUES": S_VALUES,
@@ -86,9 +87,77 @@ cdef void forget_row(uint64_t* r, uint64_t* windows) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(R_BREAKER, R_TTFT + 2):
         store(r + i, 0)
+    for i in range(RATE_KINDS):
+        store(r + R_RATES + i, 0)
     for i in range(WINDOW_WORDS):
         if load(windows + i):
             store(windows + i, 0)
+
+
+# ---- rates
+#
+# A rate word is the theoretical arrival time of GCRA (ITU-T I.371 annex A, "virtual scheduling"), in 1/16 ns of the
+# clock: the moment at which the bucket will be full again. A unit costs ``unit_of`` of that time, rounded up, so what is
+# let through is never more than the limit (and less by at most 1 part in 960e9 / per_min). 0: full. Nothing refills a
+# bucket but the clock, so there is nothing to lose when a worker is killed.
+#
+# Nobody writes a time more than an hour ahead; one more than two hours ahead was not written by us and is no debt (the
+# second hour is for clocks read a little earlier by another worker).
+
+cdef inline uint64_t scaled(uint64_t ns) noexcept nogil:
+    """Nanoseconds as rate words count them; the end of time comes after 18 years of uptime."""
+    return min(ns, <uint64_t>0x7FFFFFFFFFFFFFF) << RATE_SHIFT
+
+
+cdef inline uint64_t unit_of(uint64_t per_min) noexcept nogil:
+    return ((MINUTE_NS << RATE_SHIFT) - 1) // per_min + 1
+
+
+cdef inline uint64_t debt_of(uint64_t word, uint64_t now) noexcept nogil:
+    """How long the bucket needs to be full."""
+    cdef uint64_t debt = word - now
+    return debt if word > now and debt <= (REST_MAX_NS << RATE_SHIFT) * 2 else 0
+
+
+cdef uint64_t* rate_word(Table table, Py_ssize_t row, Py_ssize_t kind) except NULL:
+    cdef uint64_t* r = table.row(row)
+    if <size_t>kind >= RATE_KINDS:
+        raise IndexError("no such kind of rate")
+    return r + R_RATES + kind
+
+
+cdef uint64_t take_of(uint64_t* word, uint64_t span, uint64_t tolerance, uint64_t now) noexcept nogil:
+    """0: taken. Else how long until it would fit."""
+    cdef uint64_t seen = load(word), debt
+    cdef uint64_t most = tolerance - span if tolerance > span else 0  # more than a burst: fits a full bucket
+    while True:
+        debt = debt_of(seen, now)
+        if debt > most:
+            return debt - most
+        if cas(word, &seen, now + debt + span):
+            return 0
+
+
+cdef void charge_of(uint64_t* word, uint64_t span, uint64_t now) noexcept nogil:
+    cdef uint64_t seen = load(word), debt
+    while True:
+        debt = debt_of(seen, now)
+        if cas(word, &seen, now + max(debt, min(debt + span, REST_MAX_NS << RATE_SHIFT))):
+            return
+
+
+cdef void hold_of(uint64_t* word, uint64_t least, uint64_t now) noexcept nogil:
+    cdef uint64_t seen = load(word)
+    while debt_of(seen, now) < least and not cas(word, &seen, now + least):
+        pass
+
+
+cdef void refund_of(uint64_t* word, uint64_t credit, uint64_t now) noexcept nogil:
+    cdef uint64_t seen = load(word), debt
+    while True:
+        debt = debt_of(seen, now)
+        if not debt or cas(word, &seen, now + debt - min(debt, credit)):
+            return
 
 
 cdef int64_t quantile_of(const uint64_t* hist, double q, uint64_t now) noexcept nogil:
@@ -292,6 +361,39 @@ cdef class Table:
     def usage(self, Py_ssize_t row):
         cdef uint64_t* r = self.row(row)
         return load(r + R_TOKENS_IN), load(r + R_TOKENS_OUT), load(r + R_MICRO_USD)
+
+    # ---- rates
+
+    def take(self, Py_ssize_t row, Py_ssize_t kind, uint64_t cost, uint64_t per_min, uint64_t burst, uint64_t now_ns):
+        cdef uint64_t* word = rate_word(self, row, kind)
+        cdef uint64_t unit, top = REST_MAX_NS << RATE_SHIFT, wait
+        if not per_min or not burst:
+            raise ValueError("a limit lets something through")
+        unit = unit_of(per_min)
+        wait = take_of(word, times(cost, unit, top), times(burst, unit, top), scaled(now_ns))
+        return (wait + (1 << RATE_SHIFT) - 1) >> RATE_SHIFT
+
+    def charge(self, Py_ssize_t row, Py_ssize_t kind, uint64_t cost, uint64_t per_min, uint64_t now_ns):
+        cdef uint64_t* word = rate_word(self, row, kind)
+        if not per_min:
+            raise ValueError("a limit lets something through")
+        charge_of(word, times(cost, unit_of(per_min), REST_MAX_NS << RATE_SHIFT), scaled(now_ns))
+
+    def refund(self, Py_ssize_t row, Py_ssize_t kind, uint64_t cost, uint64_t per_min, uint64_t taken_ns,
+               uint64_t now_ns):
+        cdef uint64_t* word = rate_word(self, row, kind)
+        cdef uint64_t span, passed = scaled(now_ns - taken_ns) if now_ns > taken_ns else 0
+        if not per_min:
+            raise ValueError("a limit lets something through")
+        span = times(cost, unit_of(per_min), REST_MAX_NS << RATE_SHIFT)
+        if span > passed:
+            refund_of(word, span - passed, scaled(now_ns))
+
+    def hold(self, Py_ssize_t row, Py_ssize_t kind, uint64_t debt_ns, uint64_t now_ns):
+        hold_of(rate_word(self, row, kind), scaled(min(debt_ns, REST_MAX_NS)), scaled(now_ns))
+
+    def debt(self, Py_ssize_t row, Py_ssize_t kind, uint64_t now_ns):
+        return (debt_of(load(rate_word(self, row, kind)), scaled(now_ns)) + (1 << RATE_SHIFT) - 1) >> RATE_SHIFT
 
     # ---- workers
 

@@ -121,6 +121,11 @@ class LimitsSpec:
     requests_per_min: int | None = None
     tokens_per_min: int | None = None
 
+    @property
+    def per_minute(self) -> bool:
+        """Whether there is a limit per minute at all."""
+        return self.requests_per_min is not None or self.tokens_per_min is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Price:
@@ -183,6 +188,8 @@ class Target:
     provider: ProviderSpec
     upstream_model: str | None
     weight: int
+    limited: bool = False
+    """Its provider has limits per minute: asked for each request, so it is a field."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 
+from ..config.snapshot import Target
+from ..resilience.ratelimit import RateLimits, is_limited
 from ..types import NANOS, FailureClass
-from ..wire.usage import estimate
+from ..wire.usage import Usage, estimate
 from .context import RequestContext
 from .runtime import Active, Runtime
+from .search import estimated_tokens
 from .translate import micro_usd
 
 log = logging.getLogger("slipstream.request")
@@ -46,12 +49,23 @@ def settle(runtime: Runtime, active: Active, ctx: RequestContext) -> None:
         metrics.finished(labels, now - started, own_s, first - started if first else -1.0, prompt, completion, micro)
         if prompt or completion:
             runtime.table.add_usage(target.row, prompt, completion, micro)
+        if provider.limits.tokens_per_min is not None:
+            _settle_tokens(runtime, ctx, target, usage)
         if first:
             metrics.speed(ctx.model_label, provider.name, ctx.completion_events, now - first)
     if ctx.error is not None and ctx.error.source != "client":
         _log(logging.WARNING, active, ctx)
     elif active.snapshot.server.access_log:
         _log(logging.INFO, active, ctx)
+    if ctx.error is not None:
+        ctx.error.__traceback__ = None  # it leads back here: the body would wait for the collector
+
+
+def _settle_tokens(runtime: Runtime, ctx: RequestContext, target: Target, usage: Usage) -> None:
+    """The limit of the provider counts what was used, if anybody knows, and not what was reserved."""
+    if usage.source != "none":
+        reserved, used = estimated_tokens(ctx.call), usage.prompt + usage.completion
+        RateLimits(runtime.table).settle(target, reserved, used, ctx.t_read, runtime.clock())
 
 
 def attempted(runtime: Runtime, ctx: RequestContext, failure: FailureClass) -> None:
@@ -63,6 +77,8 @@ def attempted(runtime: Runtime, ctx: RequestContext, failure: FailureClass) -> N
         latency_us = int(ctx.header_s * MICROS)
     else:
         ctx.trail.append(f"{name}:{failure.label}")
+        if failure is FailureClass.CONNECT and is_limited(target):  # nothing was sent
+            RateLimits(runtime.table).release(target, estimated_tokens(ctx.call), ctx.t_read, runtime.clock())
     if ctx.first_content_at:
         ttft_us = int((ctx.first_content_at - ctx.t_attempt) * MICROS)
     runtime.metrics.attempt(name, failure)
@@ -78,6 +94,8 @@ def lost(runtime: Runtime, ctx: RequestContext, prompt_bytes: int) -> None:
     usage = ctx.usage if ctx.usage.source != "none" else estimate(prompt_bytes, ctx.completion_events)
     micro = 0 if target.provider.price is None else micro_usd(target.provider.price, usage)
     runtime.table.add_usage(target.row, usage.prompt, usage.completion, micro)
+    if target.provider.limits.tokens_per_min is not None:
+        _settle_tokens(runtime, ctx, target, usage)
     runtime.metrics.extra_usage(ctx.model_label, target.provider.name, ctx.key_name, usage, micro)
 
 

@@ -12,6 +12,7 @@ from ..net.upstream import UpstreamReply, UpstreamRequest
 from ..obs.families import DROPPED_PARAMS
 from ..resilience.bulkhead import HIGH, LOW, NORMAL
 from ..resilience.failures import refine
+from ..resilience.ratelimit import RateLimits
 from ..resilience.watchdog import Watchdog
 from ..types import Endpoint, FailureClass
 from ..wire.canonical import Built
@@ -211,6 +212,9 @@ async def _refused(
     except UpstreamError:
         body = b""  # the status says enough
     wait = retry_after_s(reply.headers, runtime.wall())
+    if reply.status == 429 and ctx.target is not None:
+        reset = RateLimits(runtime.table).learned(ctx.target, reply.headers, runtime.clock())
+        wait = reset if wait is None else wait
     return outbound.kind.error(reply.status, reply.headers, body, outbound.spec, wait)
 
 

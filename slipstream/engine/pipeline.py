@@ -18,6 +18,7 @@ from ..obs.families import EJECTED, FAILOVERS, RETRY_BUDGET_EXHAUSTED
 from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
+from ..resilience.ratelimit import RateLimits, is_limited
 from ..routing.table import NOTHING, Pool
 from ..types import NANOS, Endpoint, FailureClass
 from ..wire.faces import FACES, Face
@@ -31,7 +32,7 @@ from .exchange import ClientGone, Exchange
 from .pulse import Pulse
 from .race import Hedged, repeatable
 from .runtime import Active, Runtime
-from .search import Choice, Search, choose, nobody, ready_in_s
+from .search import Choice, Search, choose, estimated_tokens, nobody, ready_in_s, room_in_s
 
 
 async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
@@ -59,12 +60,14 @@ async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_na
         await _respond(runtime, active, ctx, exchange, error)
     except (asyncio.CancelledError, ClientGone):
         ctx.status = CLIENT_GONE_STATUS
-        _abandoned(runtime, active, ctx)
+        _abandoned(runtime, ctx)
         raise
     except BaseException:
         ctx.status = 500
         raise
     finally:
+        if ctx.probe and ctx.target is not None:  # it ended without a word about the target
+            active.breakers.released(ctx.target.row, runtime.clock())
         runtime.metrics.leave(label)
         runtime.release(active)
         account.settle(runtime, active, ctx)
@@ -74,10 +77,10 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
     """Try the targets in turn until one answers. Raises the last failure if none does."""
     pool = _route(active, ctx, call)
     target = pool.choose(NOTHING, runtime.table.available, ctx.t_read)
-    if target is None or runtime.table.breaker(target.row):
-        found = choose(runtime, active, pool, NOTHING, ctx.t_read, turn=target)
+    if target is None or runtime.table.breaker(target.row) or target.limited:
+        found = choose(runtime, active, pool, NOTHING, ctx.t_read, turn=target, call=call)
         if found is None:
-            raise nobody(runtime, active, pool, ctx.t_read)
+            raise nobody(runtime, active, pool, ctx.t_read, call)
         target, ctx.probe = found
     model = target.upstream_model or call.model
     search: Search | None = None
@@ -99,7 +102,7 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
             search = search or Search(runtime, active, call, failed)
             following, delay_s = _following(runtime, active, ctx, exchange, search, failed, error)
             if following is None:
-                _tell_when(active, failed.pool, error, runtime.clock())
+                _tell_when(runtime, active, call, failed.pool, error)
                 raise
             if delay_s:
                 waited_from = runtime.clock()
@@ -118,6 +121,7 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
             if runtime.table.cooldown(target.row) or runtime.table.breaker(target.row):
                 active.cooldowns.succeeded(target.row)
                 active.breakers.succeeded(target.row, runtime.clock(), probe=ctx.probe)
+                ctx.probe = False
             return
 
 
@@ -142,8 +146,11 @@ def _failed(
         active.cooldowns.failed(row, error.failure, now, error.retry_after_s)
         if active.breakers.failed(row, error.failure, now, choice.pool.rows, probe=choice.probe):
             runtime.metrics.count(EJECTED, (choice.target.provider.name,))
-    elif choice.probe:
+        return
+    if choice.probe:
         active.breakers.released(row, now)
+    if is_limited(choice.target):
+        RateLimits(runtime.table).release(choice.target, estimated_tokens(ctx.call), ctx.t_read, now)
 
 
 def _following(
@@ -176,10 +183,11 @@ def _following(
     return choice, delay_s
 
 
-def _tell_when(active: Active, pool: Pool, error: UpstreamError | Overloaded, now: float) -> None:
+def _tell_when(runtime: Runtime, active: Active, call: Call, pool: Pool, error: UpstreamError | Overloaded) -> None:
     """A 429 or 503 says when the first of the targets may be asked again (R52)."""
     if isinstance(error, UpstreamError) and error.failure in (FailureClass.RATE_LIMITED, FailureClass.OVERLOADED):
-        soonest = min(ready_in_s(active, target, now) for target in pool.targets)
+        now = runtime.clock()
+        soonest = min(max(ready_in_s(active, t, now), room_in_s(runtime, t, call, now)) for t in pool.targets)
         if soonest > 0:
             error.retry_after_s = soonest
 
@@ -244,12 +252,10 @@ def _error_headers(ctx: RequestContext, error: GatewayError, face: Face) -> Bloc
     return block(headers)
 
 
-def _abandoned(runtime: Runtime, active: Active, ctx: RequestContext) -> None:
+def _abandoned(runtime: Runtime, ctx: RequestContext) -> None:
     """The client left. If an attempt was under way it is counted, and its prompt was very likely paid for."""
     if ctx.target is None or ctx.call is None:
         return
-    if ctx.probe:
-        active.breakers.released(ctx.target.row, runtime.clock())
     account.attempted(runtime, ctx, FailureClass.CLIENT_GONE)
     if ctx.usage.source == "none":
         ctx.usage = estimate(prompt_bytes(ctx.call), 0)

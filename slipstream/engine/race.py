@@ -16,6 +16,7 @@ from collections.abc import Callable
 from ..errors import UpstreamError
 from ..obs.families import HEDGES
 from ..resilience.bulkhead import Overloaded
+from ..resilience.ratelimit import RateLimits, is_limited
 from ..types import Endpoint
 from ..wire.request import Call
 from . import account
@@ -23,7 +24,7 @@ from .attempt import attempt, prompt_bytes
 from .context import RequestContext
 from .exchange import Exchange
 from .runtime import Active, Runtime
-from .search import Choice, choose
+from .search import Choice, choose, estimated_tokens
 
 Failure = UpstreamError | Overloaded
 _ACTS = (b'"store"', b'"background"', b"web_search", b"code_execution", b"code_interpreter", b'"mcp', b"computer_use")
@@ -134,7 +135,7 @@ class Hedged:
             return
         now = runtime.clock()
         pool = active.routes.find(self._call.model) or first.pool
-        found = choose(runtime, active, pool, {first.target.row}, now)
+        found = choose(runtime, active, pool, {first.target.row}, now, call=self._call)
         if found is None:
             return
         target, probe = found
@@ -142,6 +143,8 @@ class Hedged:
             runtime.metrics.count(HEDGES, ("no_budget",))
             if probe:
                 active.breakers.released(target.row, now)
+            if is_limited(target):
+                RateLimits(runtime.table).release(target, estimated_tokens(self._call), now, now)
             return
         runtime.metrics.count(HEDGES, ("sent",))
         self._start(Choice(target, target.upstream_model or self._call.model, pool, probe))

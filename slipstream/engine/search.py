@@ -1,8 +1,11 @@
 """Who is asked: the first target of a request, and after each failure the next.
 
 Decisions only: nothing here waits or sends. A target is asked when it neither rests nor is shut; one that has just
-failed (it rests *softly*) only when nobody else is left; one that told us when to come back, or that its breaker has
-shut, never before its time. If that leaves nobody, the answer says when somebody will be there (R52).
+failed (it rests *softly*) only when nobody else is left; one that told us when to come back, that its breaker has shut,
+or that is at a rate limit of its provider, never before its time. If that leaves nobody, the answer says when somebody
+will be there (R52).
+
+Who is chosen has room at its limits and has taken it: whoever does not ask it after all must say so (``release``).
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from typing import NamedTuple
 
 from ..config.snapshot import RoutingSpec, Target
 from ..errors import GatewayError
-from ..resilience.breaker import PROBE
+from ..resilience.breaker import PROBE, YES
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
+from ..resilience.ratelimit import RateLimits, is_limited
 from ..routing.table import NOTHING, Pool
-from ..types import FailureClass, Secret
+from ..types import Endpoint, FailureClass, Secret
 from ..wire.request import Call
+from ..wire.usage import estimate
 from .runtime import Active, Runtime
 
 
@@ -39,20 +44,24 @@ def choose(
     now: float,
     pardoned: Set[int] = NOTHING,
     turn: Target | None = None,
+    call: Call | None = None,
 ) -> tuple[Target, bool] | None:
     """The target in turn and whether it is a probe; ``None``: nobody may be asked now. ``pardoned`` rows may be asked
     although they told us to wait: it was another model that they were asked for. ``turn``: the pool chose it
-    already.
+    already. ``call``: what it is asked, by whose size its tokens are reckoned.
     """
     table = runtime.table
     passed = set(tried)
     target = turn or pool.choose(passed, table.available, now)
+    full: set[int] = set()
     while target is not None:
-        if not table.breaker(target.row):
-            return target, False
-        admission = active.breakers.admit(target.row, now)
+        admission = active.breakers.admit(target.row, now) if table.breaker(target.row) else YES
         if admission:
-            return target, admission is PROBE
+            if not is_limited(target) or _takes(runtime, target, call, now):
+                return target, admission is PROBE
+            full.add(target.row)
+            if admission is PROBE:
+                active.breakers.released(target.row, now)
         passed.add(target.row)
         target = pool.choose(passed, table.available, now)
 
@@ -61,18 +70,38 @@ def choose(
         waits = active.cooldowns.hard(row, now) and row not in pardoned
         return not waits and active.breakers.state(row, now) == "closed"
 
-    target = pool.choose(tried, better_than_nobody, now)
+    passed = full.union(tried)
+    target = pool.choose(passed, better_than_nobody, now)
+    while target is not None and is_limited(target) and not _takes(runtime, target, call, now):
+        passed.add(target.row)
+        target = pool.choose(passed, better_than_nobody, now)
     return None if target is None else (target, False)
 
 
-def nobody(runtime: Runtime, active: Active, pool: Pool, now: float) -> GatewayError:
+def _takes(runtime: Runtime, target: Target, call: Call | None, now: float) -> bool:
+    """Whether there was room at the limits of ``target``; it is taken then."""
+    return not RateLimits(runtime.table).admit(target, estimated_tokens(call), now)
+
+
+def estimated_tokens(call: Call | None) -> int:
+    """What is reserved of a provider's tokens: about those of the prompt."""
+    if call is None or call.endpoint is Endpoint.COUNT_TOKENS:  # counting them costs none
+        return 0
+    start, end = call.subject_span()
+    return estimate(max(0, end - start), 0).prompt
+
+
+def nobody(runtime: Runtime, active: Active, pool: Pool, now: float, call: Call | None = None) -> GatewayError:
     """Why no target of ``pool`` may be asked, and when one may (S-27, S-110)."""
     if pool.empty:
         return GatewayError("No provider can take this request.", status=503, code="no_provider")
-    soonest = min(ready_in_s(active, target, now) for target in pool.targets)
+    soonest = min(max(ready_in_s(active, t, now), room_in_s(runtime, t, call, now)) for t in pool.targets)
     limited = any(
-        active.cooldowns.hard(target.row, now)
-        and runtime.table.last_failure(target.row)[0] == FailureClass.RATE_LIMITED
+        room_in_s(runtime, target, call, now) > 0
+        or (
+            active.cooldowns.hard(target.row, now)
+            and runtime.table.last_failure(target.row)[0] == FailureClass.RATE_LIMITED
+        )
         for target in pool.targets
     )
     return GatewayError(
@@ -91,6 +120,13 @@ def nobody(runtime: Runtime, active: Active, pool: Pool, now: float) -> GatewayE
 def ready_in_s(active: Active, target: Target, now: float) -> float:
     """Seconds until ``target`` neither rests nor is shut."""
     return max(active.cooldowns.remaining_s(target.row, now), active.breakers.remaining_s(target.row, now))
+
+
+def room_in_s(runtime: Runtime, target: Target, call: Call | None, now: float) -> float:
+    """Seconds until ``target`` has room for ``call`` at the limits of its provider."""
+    if not is_limited(target):
+        return 0.0
+    return RateLimits(runtime.table).wait_s(target, estimated_tokens(call), now)
 
 
 class Search:
@@ -127,8 +163,11 @@ class Search:
 
     def release(self, choice: Choice) -> None:
         """``choice`` is not asked after all."""
+        now = self._runtime.clock()
         if choice.probe:
-            self._active.breakers.released(choice.target.row, self._runtime.clock())
+            self._active.breakers.released(choice.target.row, now)
+        if is_limited(choice.target):
+            RateLimits(self._runtime.table).release(choice.target, estimated_tokens(self._call), now, now)
 
     def _choices(self, kind: FailureClass | None) -> Iterator[Choice]:
         routing, asked, call = self._active.snapshot.routing, self._asked, self._call
@@ -139,7 +178,8 @@ class Search:
                 tried = {t.row for t in pool.targets if (t.row, t.upstream_model or model) in asked}
                 pardoned = {row for row, _ in asked} - tried
                 for _ in range(left if model == call.model else 1 + routing.retries):
-                    found = choose(self._runtime, self._active, pool, tried, self._runtime.clock(), pardoned)
+                    now = self._runtime.clock()
+                    found = choose(self._runtime, self._active, pool, tried, now, pardoned, call=call)
                     if found is None:
                         break
                     target, probe = found

@@ -17,7 +17,7 @@ from ..errors import ClientError, GatewayError, UpstreamError
 from ..providers.base import ProviderType
 from ..types import Endpoint
 from ..wire.canonical import Answer, Built, Chunk, Json, StreamReader, StreamWriter, has_content
-from ..wire.codec import loads
+from ..wire.codec import DecodeError, loads
 from ..wire.faces import COUNT_TOKENS, EMBEDDINGS, FACES, Face, Told
 from ..wire.openai_stream import StreamTap, check_reply
 from ..wire.request import Call
@@ -140,7 +140,12 @@ class CountConversion(Conversion, gc=False):
 def canonical(call: Call) -> tuple[Json, list[str]]:
     """The client's request in the canonical shape, decoded once. Raises ``ClientError``."""
     if call.canonical is None:
-        body = loads(call.body)
+        try:
+            body = loads(call.body)
+        except DecodeError:  # valid JSON, but for a number: RFC 8259 section 6 lets a reader set limits
+            raise ClientError(
+                "A number in the body is too large to be translated for this provider.", code="invalid_json"
+            ) from None
         call.canonical = *FACES[call.endpoint].decode(body), body
     return call.canonical[0], call.canonical[1]
 

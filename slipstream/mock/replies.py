@@ -169,7 +169,7 @@ def _embeddings_body(call: Call) -> bytes:
 @lru_cache(maxsize=256)
 def embed(text: str, dimensions: int) -> bytes:
     """A unit vector that depends on nothing but the text, as little-endian float32 (what ``base64`` promises)."""
-    noise = array("h", hashlib.shake_128(text.encode()).digest(2 * dimensions))
+    noise = array("h", hashlib.shake_128(text.encode("utf-8", "surrogatepass")).digest(2 * dimensions))
     if sys.byteorder == "big":
         noise.byteswap()
     norm = math.sqrt(sum(x * x for x in noise)) or 1.0

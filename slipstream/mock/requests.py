@@ -69,7 +69,7 @@ class Call:
 
 
 def utf8_len(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def tokens_of_bytes(size: int) -> int:

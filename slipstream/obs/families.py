@@ -76,6 +76,9 @@ ATTEMPTS = Family("slipstream_upstream_attempts", Kind.COUNTER, "Attempts by out
 FAILOVERS = Family("slipstream_failovers", Kind.COUNTER, "Attempts made on another target.")
 EJECTED = Family("slipstream_targets_ejected", Kind.COUNTER, "Breakers that opened.", ("provider",))
 HEDGES = Family("slipstream_hedges", Kind.COUNTER, "Second attempts beside a slow one (Q14).", ("outcome",))
+PROBES = Family("slipstream_probes", Kind.COUNTER, "Health probes of our own by outcome.", ("provider", "outcome"))
+PROBED = Family("slipstream_probed", Kind.GAUGE, "The last probe, for the health page; not exported.", ("provider",))
+SHED = Family("slipstream_shed", Kind.COUNTER, "Requests turned away as this process is in trouble.", ("reason",))
 RETRY_BUDGET_EXHAUSTED = Family(
     "slipstream_retry_budget_exhausted", Kind.COUNTER, "Failures passed on as the retries' share was used up (Q05)."
 )
@@ -104,8 +107,8 @@ OVERHEAD = Family(
 FAMILIES = {
     family.name: family
     for family in (
-        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, EJECTED, HEDGES, RETRY_BUDGET_EXHAUSTED,
-        DISCONNECTS, USAGE_SOURCE, COST,
+        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, EJECTED, HEDGES, PROBES, SHED,
+        RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST,
         COST_UNKNOWN, DROPPED_PARAMS, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
     )
 }  # fmt: skip

@@ -31,7 +31,8 @@ OAUTH_PREFIX = "sk-ant-oat"
 """Tokens of a Claude subscription: sent as Bearer, with a beta of their own (PROTOCOLS.md 1.1)."""
 OAUTH_BETA = "oauth-2025-04-20"
 FILES_BETA = "files-api-2025-04-14"
-_PATHS = {Endpoint.MESSAGES: "/messages", Endpoint.COUNT_TOKENS: "/messages/count_tokens"}
+_MESSAGES = "/messages"
+_PATHS = {Endpoint.MESSAGES: _MESSAGES, Endpoint.COUNT_TOKENS: "/messages/count_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class AnthropicType(ProviderType):
     def build(self, request: Json, spec: ProviderSpec, model: str) -> Built:
         body, dropped = build_body(request, model, options_for(model))
         headers = _add_beta(self.headers(spec), FILES_BETA) if uses_files(body) else None
-        return Built(_root(spec) + _PATHS[Endpoint.MESSAGES], written(body), headers, dropped)
+        return Built(_root(spec) + _MESSAGES, written(body), headers, dropped)
 
     def reply(self, body: bytes, headers: Mapping[str, str], spec: ProviderSpec) -> Reply:
         return read_reply(body, spec.name)

@@ -144,7 +144,7 @@ class RouteTable:
         key = (spec.name, listed)
         target = self._rows.get(key)
         if target is None:
-            target = Target(self._row_of(row_name(*key)), spec, listed, spec.weight)
+            target = Target(self._row_of(row_name(*key)), spec, listed, spec.weight, spec.limits.per_minute)
             self._rows[key] = target
             self.targets.append(target)
         return target

@@ -30,7 +30,10 @@ from ..wire.openai_errors import error_object
 from . import openapi, pages
 from .auth import Authenticator
 from .exchange import AiohttpExchange
+from .faults import is_ours, where
+from .load import Load
 from .models import ModelList
+from .request import Request
 
 log = logging.getLogger("slipstream.server")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -48,6 +51,7 @@ class App:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.models = ModelList(runtime)
+        self.load = Load(runtime)
         self.auth = Authenticator(runtime.active.snapshot.server.master_api_key)
         self._throttle = Throttle()
         self._data = {endpoint.path: endpoint for endpoint in Endpoint}
@@ -65,6 +69,15 @@ class App:
     def configured(self) -> None:
         """The active configuration changed."""
         self.auth = Authenticator(self.runtime.active.snapshot.server.master_api_key)
+        self.load.configure(self.runtime.active.snapshot.resilience.admission)
+
+    def admit(self, authorization: bytes | None, api_key: bytes | None) -> str:
+        """The caller's name, from the head of a request of the data plane. Raises ``GatewayError``: 401, or 503 while
+        this worker is in trouble."""
+        name = self.auth.check_bytes(authorization, api_key)
+        if self.load.pressed:
+            self.load.check()
+        return name
 
     # ------------------------------------------------------------------ requests
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -80,6 +93,8 @@ class App:
 
     async def _serve(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
         key_name = self.auth.check(request.headers)
+        if self.load.pressed:
+            self.load.check()
         media_type = request.headers.get("Content-Type")
         check_media_type(None if media_type is None else media_type.encode("latin-1", "replace"))
         exchange = AiohttpExchange(request, request_id(request), self.runtime.active.snapshot.server.max_body_bytes)
@@ -88,6 +103,13 @@ class App:
         except ClientGone:
             if exchange.response is None:
                 raise ConnectionResetError("the client is gone") from None
+        except BaseException as exc:
+            if exchange.response is not None or not is_ours(exc) or _is_lost(request):
+                raise
+            log.error("the request handler failed: %s", where(exc))
+            failed = error_response(GatewayError("internal error"), endpoint, request_id(request))
+            failed.force_close()
+            return failed
         assert exchange.response is not None
         return exchange.response
 
@@ -130,20 +152,20 @@ class App:
         return json_response({"status": "ok"})
 
     async def _health_detailed(self, _request: web.BaseRequest) -> web.StreamResponse:
-        return json_response(pages.health_detailed(self.runtime))
+        return json_response(pages.health_detailed(self.runtime, self.load))
 
     async def _healthz(self, _request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="ok")
 
     async def _readyz(self, request: web.BaseRequest) -> web.StreamResponse:
-        problem = pages.not_ready(self.runtime)
+        problem = pages.not_ready(self.runtime, self.load)
         if problem is None:
             return web.Response(text="ready")
         problem["request_id"] = request_id(request)
         return web.Response(status=503, body=dumps(problem), content_type="application/problem+json")
 
     async def _metrics(self, request: web.BaseRequest) -> web.StreamResponse:
-        body, content_type = pages.metrics(self.runtime, request.headers.get("Accept", ""))
+        body, content_type = pages.metrics(self.runtime, request.headers.get("Accept", ""), self.load)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _docs(self, _request: web.BaseRequest) -> web.StreamResponse:
@@ -175,6 +197,13 @@ class App:
             log.info("malformed request", extra={"fields": {"status": status, "reason": reason, "peer": peer}})
         else:
             self.runtime.metrics.count(LOG_SUPPRESSED)
+
+
+def _is_lost(request: web.BaseRequest) -> bool:
+    """Whether its client is gone, or it turned out malformed (of which the listener tells the client)."""
+    if isinstance(request, Request) and request.connection.fault_of(request) is not None:
+        return True
+    return request.transport is None or request.transport.is_closing()
 
 
 async def _discard_body(request: web.BaseRequest) -> None:

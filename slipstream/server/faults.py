@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
+
+def is_ours(exc: BaseException) -> bool:
+    """Whether it is a failure of ours: also a ``CancelledError`` that comes out of a bug, when nobody has cancelled the
+    running task (S-106). Without this the client would get no answer.
+    """
+    if isinstance(exc, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return isinstance(exc, Exception)
+
 
 def where(exc: BaseException) -> str:
     """Class and place of an exception in one line. Not its text: that may hold bytes of a request."""

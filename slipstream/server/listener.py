@@ -17,6 +17,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler
 
+from ..errors import ConfigError
 from .acceptor import Accept, Listening
 from .connection import Connection, Handler, log
 from .faults import where
@@ -46,6 +47,8 @@ class Listener:
         on_bad_request: Callable[[int, str, str], None],
         decorate: Callable[[web.BaseRequest, web.StreamResponse], None] | None = None,
     ) -> None:
+        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+            raise ConfigError(["aiohttp's C parser is missing, and its Python parser is less strict: install a wheel"])
         self._handler = handler
         self.limits = limits
         self.error_body = error_body
@@ -71,8 +74,6 @@ class Listener:
         self, host: str | None, port: int, *, sock: socket.socket | None = None, accept: Accept | None = None
     ) -> None:
         """Listen on host and port, on ``sock``, or where ``accept`` does."""
-        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-            raise RuntimeError("aiohttp's C parser is missing; its Python parser is less strict (Q33)")
         loop = asyncio.get_running_loop()
         if accept is not None:
             self._listening = accept(self.connection)

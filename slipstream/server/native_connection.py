@@ -19,13 +19,13 @@ from ..engine import account
 from ..engine.context import RequestContext
 from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
-from ..errors import ClientError, GatewayError
+from ..errors import GatewayError
 from ..obs.metrics import CLIENT_GONE_STATUS
 from ..types import Endpoint
 from ..wire.faces import FACES, Face, face_of_request
 from ..wire.headers import block
 from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, malformed
-from .faults import where
+from .faults import is_ours, where
 from .limits import LINGER_S, guard_for
 from .native_body import TURN_BYTES, Incoming
 from .native_exchange import CONTINUE, NativeExchange, peer_of
@@ -76,7 +76,7 @@ class NativeConnection(asyncio.Protocol):
         self._exchange: NativeExchange | None = None
         self._key_name = ""
         self._route = 0
-        self._error: ClientError | None = None
+        self._error: GatewayError | None = None
         """Why it will be refused when its body is here."""
         self._incoming: Incoming | None = None
         """Its body, while that is not whole."""
@@ -200,9 +200,9 @@ class NativeConnection(asyncio.Protocol):
         exchange = self._exchange = NativeExchange(self, choose_request_id(request_id), encoding, origin)
         exchange.head = data[:end]
         try:
-            self._key_name = listener.app.auth.check_bytes(authorization, api_key)
+            self._key_name = listener.app.admit(authorization, api_key)
             check_media_type(media_type)
-        except ClientError as error:
+        except GatewayError as error:
             self._error = error
         size = max(0, head.content_length)
         have = len(data) - end
@@ -294,11 +294,13 @@ class NativeConnection(asyncio.Protocol):
     async def _run(self, exchange: NativeExchange) -> None:
         try:
             await serve(self.listener.runtime, exchange, ENDPOINTS[self._route], self._key_name)
-        except (ClientGone, asyncio.CancelledError):
+        except ClientGone:
             self.abort()
-        except Exception as exc:
-            log.error("the request handler failed: %s", where(exc))
-            if exchange.started:
+        except (Exception, asyncio.CancelledError) as exc:
+            ours = is_ours(exc)
+            if ours:
+                log.error("the request handler failed: %s", where(exc))
+            if exchange.started or not ours:
                 self.abort()
             else:
                 self.keep_alive = False
@@ -335,7 +337,7 @@ class NativeConnection(asyncio.Protocol):
         with contextlib.suppress(ClientGone):
             exchange.reply(error.status, headers, face.error_body(error, exchange.request_id))
 
-    def _refuse_now(self, error: ClientError) -> None:
+    def _refuse_now(self, error: GatewayError) -> None:
         """Answer before the body is here, and give the connection up."""
         self.keep_alive = False
         self._answer_error(error)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from ..config.snapshot import ProviderSpec
+from ..engine.probe import last_probe
 from ..engine.runtime import Runtime
 from ..engine.search import ready_in_s
 from ..obs.exposition import Gauge, render
@@ -14,13 +14,14 @@ from ..obs.families import ACTIVE
 from ..state.table import NEUTRAL
 from ..types import Endpoint, FailureClass
 from .heartbeat import connections
+from .load import READY_LAG_S, Load, resident_bytes
 
 CB_STATE = {"open": 0.0, "half-open": 1.0, "closed": 2.0}
 """Contracts E, ``router_cb_state``; the worst first."""
 PROBLEM_BASE = "https://slipstream.dev/problems/"
 
 
-def health_detailed(runtime: Runtime) -> dict[str, Any]:
+def health_detailed(runtime: Runtime, load: Load | None = None) -> dict[str, Any]:
     """Per provider: whether it is healthy, what it did, how long it still rests. Of all workers, but for
     connections.
     """
@@ -30,7 +31,7 @@ def health_detailed(runtime: Runtime) -> dict[str, Any]:
     healthy = sum(1 for p in providers if p["healthy"])
     return {
         "status": "ok" if healthy == len(providers) else ("degraded" if healthy else "down"),
-        "ready": not_ready(runtime) is None,
+        "ready": not_ready(runtime, load) is None,
         "uptime_s": round(now - runtime.started_at, 1),
         "in_flight": in_flight(runtime),
         "config": {"source": active.snapshot.source, "generation": active.snapshot.generation},
@@ -54,6 +55,7 @@ def _provider(runtime: Runtime, spec: ProviderSpec, now: float) -> dict[str, Any
         "latency_ms": round(sum(latencies) / len(latencies) / 1000, 1) if latencies else None,
         "resting_s": round(max((active.cooldowns.remaining_s(row, now) for row in rows), default=0.0), 1),
         "breaker": breaker_state(runtime, rows, now),
+        "probe": last_probe(runtime.shared.series, spec.name) if active.snapshot.resilience.probe_s > 0 else None,
         "queued": active.outbound[spec.name].bulkhead.queued,
         "connections": dict(active.outbound[spec.name].transport.stats()),
     }
@@ -72,10 +74,13 @@ def in_flight(runtime: Runtime) -> int:
     return sum(series.get(slot, 0) for slot in slots if slot >= 0)
 
 
-def not_ready(runtime: Runtime) -> dict[str, Any] | None:
-    """The RFC 9457 problem that keeps us from serving, or ``None``: draining, or every target rests."""
+def not_ready(runtime: Runtime, load: Load | None = None) -> dict[str, Any] | None:
+    """The RFC 9457 problem that keeps us from serving, or ``None``: draining, a loop that was blocked, or every target
+    rests."""
     if runtime.draining:
         return _problem("draining", "Draining", "The server is shutting down.")
+    if load is not None and load.lag_s() > READY_LAG_S:
+        return _problem("loop-lag", "The worker is stuck", "Its event loop was blocked for seconds.")
     active = runtime.active
     now = runtime.clock()
     targets = active.routes.targets
@@ -88,13 +93,13 @@ def _problem(name: str, title: str, detail: str) -> dict[str, Any]:
     return {"type": PROBLEM_BASE + name, "title": title, "status": 503, "detail": detail}
 
 
-def metrics(runtime: Runtime, accept: str) -> tuple[bytes, str]:
+def metrics(runtime: Runtime, accept: str, load: Load | None = None) -> tuple[bytes, str]:
     """The Prometheus page: series of all workers, gauges of this one where they are its own."""
     live = [worker for worker, *_ in runtime.table.workers()]
-    return render(runtime.shared.series, list(_gauges(runtime)), live, accept)
+    return render(runtime.shared.series, list(_gauges(runtime, load)), live, accept)
 
 
-def _gauges(runtime: Runtime) -> Iterator[Gauge]:
+def _gauges(runtime: Runtime, load: Load | None) -> Iterator[Gauge]:
     active, table = runtime.active, runtime.table
     by_provider = ("provider",)
     health: list[tuple[tuple[str, ...], float]] = []
@@ -120,16 +125,8 @@ def _gauges(runtime: Runtime) -> Iterator[Gauge]:
         ("upstream_waits", "Requests that waited for a connection to become free (R41).", counted["waits"]),
         ("upstream_wait_seconds", "How long they waited, together.", counted["wait_us"] / 1e6),
         ("resident_memory_bytes", "Resident set of this process.", resident_bytes()),
+        ("loop_lag_seconds", "Worst delay of this process in the last second.", load.lag_s() if load else 0.0),
         ("workers", "Worker slots in use.", len(table.workers())),
         ("series_dropped", "Additions lost because the table is full.", runtime.metrics.dropped),
     ):
         yield f"slipstream_{name}", text, (), [((), float(value))]
-
-
-def resident_bytes() -> int:
-    """Resident set size of this process, 0 where the system does not tell."""
-    try:
-        with open("/proc/self/statm", "rb") as handle:
-            return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import gc
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from .._fast import WORKERS
 from ..config.snapshot import ProviderSpec, Snapshot
+from ..engine.probe import Prober
 from ..engine.runtime import Runtime
 from ..errors import ConfigError
 from ..net.native import NativeTransport
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
     from ..mock.app import MockServer
     from ..mock.settings import MockSettings
 
+COLLECT = (10_000, 20, 50)
+"""The collector of cycles runs after so many new objects, not after 700: requests make none (a failed one's traceback
+is cut), and looking for them was 4 % of a request (bench/README.md)."""
 log = logging.getLogger("slipstream.server")
 _MOCK_KEYS = {"cost_per_1k_tokens_usd": "price_per_1k_tokens_usd"}
 
@@ -176,6 +181,7 @@ class Process:
         if not self._embedded:
             obs_log.setup(snapshot.server.log_level, lambda text: runtime.active.redact(text))
         self._heartbeat = Heartbeat(runtime)
+        prober = self._prober = Prober(runtime)
         app = self._app = App(runtime)
         limits = ListenerLimits(max_body_bytes=snapshot.server.max_body_bytes)
         listener = make_listener(app, limits)
@@ -183,19 +189,25 @@ class Process:
         await listener.start(snapshot.server.host, snapshot.server.port, accept=accept)
         self.port = listener.port
         self._heartbeat.start()
+        app.load.start()
+        prober.start()
         if self._place is not None:
             log.info("worker serves", extra={"fields": {"pid": os.getpid(), "worker": worker}})
         if not self._embedded:
             self._watch_signals()
+            gc.freeze()
+            gc.set_threshold(*COLLECT)
         if on_ready is not None:
             on_ready(snapshot, listener.port)
         starting = asyncio.ensure_future(runtime.start())
         await self._stop.wait()
         starting.cancel()
         runtime.draining = True
+        prober.stop()
         if isinstance(listener, NativeListener):
             listener.heads.clear()  # they do not say "Connection: close"
         drained = await self._drain(runtime, listener)
+        app.load.stop()
         self._heartbeat.stop()
         await runtime.close()
         await self._mocks.stop()
@@ -288,6 +300,7 @@ class Process:
                 not_reloaded(runtime.metrics, error)
                 return
         self._app.configured()
+        self._prober.start()
         if not self._embedded:
             logging.getLogger("slipstream").setLevel(snapshot.server.log_level.upper())
         if self._place is None:  # else the supervisor has counted it, once for all workers

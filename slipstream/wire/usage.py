@@ -99,10 +99,11 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     inputs = {"cached_tokens": usage.cache_read}
     if usage.cache_write:
         inputs["cache_write_tokens"] = usage.cache_write
+    prompt, completion = usage.prompt, usage.completion
     return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
         "prompt_tokens_details": inputs,
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     }

@@ -39,8 +39,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-NATIVE_RESPONSES = {"openai", "compat", "azure", "deepseek", "openrouter"}
-"""Providers that are asked by ``/responses`` when the client speaks it."""
+NATIVE_RESPONSES = {"openai", "compat", "azure", "deepseek", "openrouter", "bedrock", "gemini", "ollama"}
+"""Providers that are asked by ``/responses`` when the client speaks it; the last three by their OpenAI faces, which are
+configured as type ``openai``."""
 JUDGED = {"chat": 290, "responses": 200, "messages": 280}
 """Cells by inbound dialect that must have been judged, so that an empty folder is no success."""
 

@@ -380,7 +380,7 @@ def said(running: Served, text: str, times: int) -> Callable[[], bool]:
     return lambda: running.log.count(text) >= times
 
 
-OWN = ("slipstream_uptime_seconds", "slipstream_resident_memory_bytes")
+OWN = ("slipstream_uptime_seconds", "slipstream_resident_memory_bytes", "slipstream_loop_lag_seconds")
 
 
 def test_any_worker_speaks_for_all() -> None:

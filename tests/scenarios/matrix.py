@@ -38,7 +38,7 @@ from tests.upstreams import Script, Up, upstream
 
 LIMITS = {"connect_s": 0.3, "first_byte_s": 0.5, "idle_s": 0.5, "total_s": 3.0}
 """The four limits of every provider, in seconds; the defaults are 5, 60, 300 and 600."""
-SLACK_S = 0.25
+SLACK_S = 1.0
 ATTEMPTS_MAX = 3
 NATIVE, AIOHTTP = ("native", "native"), ("aiohttp", "aiohttp")
 EACH = (NATIVE, AIOHTTP)

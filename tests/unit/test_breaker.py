@@ -903,7 +903,8 @@ class Story:
             passed = set(tried)
             while True:
                 target = self.pool.choose(passed, self.table.available, now)
-                assert target is not None
+                if target is None:
+                    return False
                 admitted = rig.admit(target.row, now)
                 if admitted or len(passed) + 1 == len(self.peers):
                     break

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple, TypeAlias
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAGIC: Final = int.from_bytes(b"SLIPSTBL", "little")
 
 LAYOUT: Final[dict[str, int]] = {
@@ -44,6 +44,9 @@ LAYOUT: Final[dict[str, int]] = {
     "R_TOKENS_IN": 10,
     "R_TOKENS_OUT": 11,
     "R_MICRO_USD": 12,
+    "R_RATES": 13,
+    "RATE_KINDS": 2,
+    "RATE_SHIFT": 4,
     "R_CLASSES": 16,
     "R_CELLS": 32,
     "R_KEY": 64,
@@ -94,6 +97,9 @@ AVERAGE_MAX: Final = 1e13
 AHEAD_MAX_NS: Final = 60_000_000_000
 REST_MAX_NS: Final = 3_600_000_000_000
 """A rest or a shut breaker that would last longer than this was not written by us (Q02, Q11: at most 300 s)."""
+MINUTE_NS: Final = 60_000_000_000
+CLOCK_MAX_NS: Final = 0x7FFFFFFFFFFFFFF
+"""As far as rate words count: 18 years of uptime."""
 M64: Final = (1 << 64) - 1
 CAPACITY_MAX: Final = 1 << 16
 
@@ -241,6 +247,21 @@ def hist_counts(w: Words, hist: int, now: int) -> list[int]:
         )
         for b in range(BUCKETS)
     ]
+
+
+def scaled(ns: int) -> int:
+    return min(ns, CLOCK_MAX_NS) << LAYOUT["RATE_SHIFT"]
+
+
+def span_of(cost: int, per_min: int) -> int:
+    """What ``cost`` units take of a rate word's time, rounded up per unit; at most an hour."""
+    unit = ((MINUTE_NS << LAYOUT["RATE_SHIFT"]) + per_min - 1) // per_min
+    return min(cost * unit, scaled(REST_MAX_NS))
+
+
+def debt_of(word: int, now: int) -> int:
+    debt = word - now
+    return debt if 0 < debt <= 2 * scaled(REST_MAX_NS) else 0
 
 
 def fresh_weight(dt: int, tau: float) -> float:

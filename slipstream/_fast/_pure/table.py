@@ -38,9 +38,12 @@ R_BREAKER: Final = LAYOUT["R_BREAKER"]
 R_COOLDOWN: Final = LAYOUT["R_COOLDOWN"]
 R_LATENCY: Final = LAYOUT["R_LATENCY"]
 R_TTFT: Final = LAYOUT["R_TTFT"]
+R_RATES: Final = LAYOUT["R_RATES"]
 R_TOKENS_IN: Final = LAYOUT["R_TOKENS_IN"]
 R_CLASSES: Final = LAYOUT["R_CLASSES"]
 R_KEY: Final = LAYOUT["R_KEY"]
+RATE_KINDS: Final = LAYOUT["RATE_KINDS"]
+RATE_SHIFT: Final = LAYOUT["RATE_SHIFT"]
 CELLS: Final = 2 * LAYOUT["R_CELLS"]  # in words of 4 bytes
 CLASSES: Final = LAYOUT["CLASSES"]
 CURRENT: Final = LAYOUT["CURRENT"]
@@ -54,6 +57,11 @@ def _u64(value: int) -> int:
     if not 0 <= value <= M64:
         raise OverflowError("the value does not fit an unsigned word")
     return value
+
+
+def _ns(span: int) -> int:
+    """The time of rate words in ns, rounded up."""
+    return (span + (1 << RATE_SHIFT) - 1) >> RATE_SHIFT
 
 
 def _bytes(key: object) -> bytes:
@@ -178,7 +186,9 @@ class Table:
         for i in range(self.sizes.targets):
             row, windows = self.row(i), self._window(i, 0)
             if w[row]:
-                for word in (*range(row + R_BREAKER, row + R_TTFT + 2), *range(windows, windows + WINDOW_WORDS)):
+                rates = range(row + R_RATES, row + R_RATES + RATE_KINDS)
+                states = range(row + R_BREAKER, row + R_TTFT + 2)
+                for word in (*states, *rates, *range(windows, windows + WINDOW_WORDS)):
                     if w[word]:
                         w[word] = 0
         w[H["H_BOOT"]] = boot
@@ -286,6 +296,51 @@ class Table:
             self._get(row, LAYOUT["R_TOKENS_OUT"]),
             self._get(row, LAYOUT["R_MICRO_USD"]),
         )
+
+    # ---- rates
+
+    def _rate(self, row: int, kind: int) -> int:
+        r = self.row(row)
+        if not 0 <= kind < RATE_KINDS:
+            raise IndexError("no such kind of rate")
+        return r + R_RATES + kind
+
+    def take(self, row: int, kind: int, cost: int, per_min: int, burst: int, now_ns: int) -> int:
+        word, now = self._rate(row, kind), at.scaled(_u64(now_ns))
+        if not _u64(per_min) or not _u64(burst):
+            raise ValueError("a limit lets something through")
+        span = at.span_of(_u64(cost), per_min)
+        debt, most = at.debt_of(self.words[word], now), max(0, at.span_of(burst, per_min) - span)
+        if debt > most:
+            return _ns(debt - most)
+        self.words[word] = now + debt + span
+        return 0
+
+    def charge(self, row: int, kind: int, cost: int, per_min: int, now_ns: int) -> None:
+        word, now = self._rate(row, kind), at.scaled(_u64(now_ns))
+        if not _u64(per_min):
+            raise ValueError("a limit lets something through")
+        debt = at.debt_of(self.words[word], now)
+        longer = min(debt + at.span_of(_u64(cost), per_min), at.scaled(at.REST_MAX_NS))
+        self.words[word] = now + max(debt, longer)
+
+    def refund(self, row: int, kind: int, cost: int, per_min: int, taken_ns: int, now_ns: int) -> None:
+        word, now = self._rate(row, kind), at.scaled(_u64(now_ns))
+        if not _u64(per_min):
+            raise ValueError("a limit lets something through")
+        credit = at.span_of(_u64(cost), per_min) - at.scaled(max(0, now_ns - _u64(taken_ns)))
+        debt = at.debt_of(self.words[word], now)
+        if credit > 0 and debt:
+            self.words[word] = now + max(0, debt - credit)
+
+    def hold(self, row: int, kind: int, debt_ns: int, now_ns: int) -> None:
+        word, now = self._rate(row, kind), at.scaled(_u64(now_ns))
+        least = at.scaled(min(_u64(debt_ns), REST_MAX_NS))
+        if at.debt_of(self.words[word], now) < least:
+            self.words[word] = now + least
+
+    def debt(self, row: int, kind: int, now_ns: int) -> int:
+        return _ns(at.debt_of(self.words[self._rate(row, kind)], at.scaled(_u64(now_ns))))
 
     def _get(self, row: int, word: int) -> int:
         return int(self.words[self.row(row) + word])

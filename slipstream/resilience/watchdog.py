@@ -19,6 +19,8 @@ from types import TracebackType
 from ..errors import ShuttingDown, UpstreamTimeout
 
 NEVER = float("inf")
+LATE_S = 0.1
+TURN_S = 0.01
 SHUTDOWN = "shutdown"
 """The phase of a watchdog whose attempt was cut because the process ends."""
 
@@ -26,7 +28,7 @@ SHUTDOWN = "shutdown"
 class Deadlines:
     """The watchdogs of one event loop."""
 
-    __slots__ = ("_at", "_dogs", "_handle", "_over", "loop", "time")
+    __slots__ = ("_at", "_dogs", "_handle", "_over", "_waited", "loop", "time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -35,6 +37,8 @@ class Deadlines:
         self._at = NEVER
         self._handle: asyncio.TimerHandle | None = None
         self._over = False
+        self._waited = False
+        """The timer was late and the sockets have had a turn since."""
 
     def cut(self) -> int:
         """The process ends: no attempt may go on, none may begin any more. How many were cut."""
@@ -69,6 +73,12 @@ class Deadlines:
 
     def _fire(self) -> None:
         now = self.time()
+        if now - self._at > LATE_S and not self._waited:
+            # we were stopped (S-90), and what came meanwhile has not been read yet: nobody else is to blame
+            self._waited = True
+            self._handle = self.loop.call_later(TURN_S, self._fire)
+            return
+        self._waited = False
         self._handle = None
         self._at = NEVER
         for dog in [dog for dog in self._dogs if dog.due <= now]:

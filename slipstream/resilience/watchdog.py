@@ -28,13 +28,14 @@ SHUTDOWN = "shutdown"
 class Deadlines:
     """The watchdogs of one event loop."""
 
-    __slots__ = ("_at", "_dogs", "_handle", "_over", "_waited", "loop", "time")
+    __slots__ = ("_at", "_dogs", "_expected", "_handle", "_over", "_waited", "loop", "time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.time = loop.time
         self._dogs: set[Watchdog] = set()
-        self._at = NEVER
+        self._at = self._expected = NEVER
+        """What the timer stands at, and when it is to fire: at once, if that is over already."""
         self._handle: asyncio.TimerHandle | None = None
         self._over = False
         self._waited = False
@@ -69,11 +70,12 @@ class Deadlines:
         if self._handle is not None:
             self._handle.cancel()
         self._at = due
+        self._expected = max(due, self.time())
         self._handle = self.loop.call_at(due, self._fire)
 
     def _fire(self) -> None:
         now = self.time()
-        if now - self._at > LATE_S and not self._waited:
+        if now - self._expected > LATE_S and not self._waited:
             # we were stopped (S-90), and what came meanwhile has not been read yet: nobody else is to blame
             self._waited = True
             self._handle = self.loop.call_later(TURN_S, self._fire)

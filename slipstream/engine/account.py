@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from ..config.snapshot import Target
+from ..resilience.bulkhead import Overloaded
 from ..resilience.ratelimit import RateLimits, is_limited
 from ..types import NANOS, FailureClass
 from ..wire.usage import Usage, estimate
@@ -53,7 +54,7 @@ def settle(runtime: Runtime, active: Active, ctx: RequestContext) -> None:
             _settle_tokens(runtime, ctx, target, usage)
         if first:
             metrics.speed(ctx.model_label, provider.name, ctx.completion_events, now - first)
-    if ctx.error is not None and ctx.error.source != "client":
+    if ctx.error is not None and ctx.error.source != "client" and not isinstance(ctx.error, Overloaded):
         _log(logging.WARNING, active, ctx)
     elif active.snapshot.server.access_log:
         _log(logging.INFO, active, ctx)

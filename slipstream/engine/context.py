@@ -44,6 +44,8 @@ class RequestContext(msgspec.Struct):
     # attempts
     attempts: int = 0
     target: Target | None = None
+    waits: bool = False
+    """Between two attempts: nobody is being asked."""
     probe: bool = False
     """The breaker of the target waits for the end of this attempt."""
     trail: list[str] = []

@@ -104,11 +104,14 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
             if following is None:
                 _tell_when(runtime, active, call, failed.pool, error)
                 raise
+            target, model, pool, ctx.probe = following
+            ctx.target = target
             if delay_s:
+                ctx.waits = True
                 waited_from = runtime.clock()
                 await asyncio.sleep(delay_s)
                 ctx.upstream_s += runtime.clock() - waited_from  # for its sake, not our own time (R38)
-            target, model, pool, ctx.probe = following
+                ctx.waits = False
             runtime.metrics.count(FAILOVERS)
         else:
             account.attempted(runtime, ctx, account.NONE)
@@ -254,7 +257,7 @@ def _error_headers(ctx: RequestContext, error: GatewayError, face: Face) -> Bloc
 
 def _abandoned(runtime: Runtime, ctx: RequestContext) -> None:
     """The client left. If an attempt was under way it is counted, and its prompt was very likely paid for."""
-    if ctx.target is None or ctx.call is None:
+    if ctx.target is None or ctx.call is None or ctx.waits:
         return
     account.attempted(runtime, ctx, FailureClass.CLIENT_GONE)
     if ctx.usage.source == "none":

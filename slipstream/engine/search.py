@@ -66,16 +66,20 @@ def choose(
         target = pool.choose(passed, table.available, now)
 
     def better_than_nobody(row: int, _now_ns: int) -> bool:
-        """It has just failed, or recovers."""
+        """It has just failed, or recovers, or waits for somebody to try it."""
         waits = active.cooldowns.hard(row, now) and row not in pardoned
-        return not waits and active.breakers.state(row, now) == "closed"
+        return not waits and active.breakers.state(row, now) != "open"
 
     passed = full.union(tried)
-    target = pool.choose(passed, better_than_nobody, now)
-    while target is not None and is_limited(target) and not _takes(runtime, target, call, now):
+    while (target := pool.choose(passed, better_than_nobody, now)) is not None:
+        half_open = active.breakers.state(target.row, now) == "half-open"
+        admission = active.breakers.admit(target.row, now) if half_open else YES
+        if admission and (not is_limited(target) or _takes(runtime, target, call, now)):
+            return target, admission is PROBE
+        if admission is PROBE:
+            active.breakers.released(target.row, now)
         passed.add(target.row)
-        target = pool.choose(passed, better_than_nobody, now)
-    return None if target is None else (target, False)
+    return None
 
 
 def _takes(runtime: Runtime, target: Target, call: Call | None, now: float) -> bool:

@@ -55,7 +55,10 @@ class Cooldowns:
         if not RETRY[failure].rests:
             return
         count = self._failures.get(row, 0)
-        self._failures[row] = count + 1
+        if self.resting(row, now):
+            count = max(0, count - 1)  # what was in flight already says nothing new
+        else:
+            self._failures[row] = count + 1
         if retry_after_s is None and failure in _OF_THE_KEY:
             rest = KEY_S
         elif retry_after_s is None:

@@ -125,9 +125,17 @@ def test_another_failure_does_not_shorten_what_the_provider_asked_for(c: Cooldow
     assert c.remaining_s(0, 2.0) == 5.0
 
 
+def test_failures_of_one_moment_are_one_failure(c: Cooldowns) -> None:
+    """A burst that was in flight when the target broke must not park it for half a minute."""
+    for _ in range(50):
+        c.failed(3, FailureClass.SERVER, 100.0, None)
+    assert c.remaining_s(3, 100.0) == BASE_S
+    assert c.failures_in_a_row(3) == 1
+
+
 def test_a_rest_holds_for_all_workers_and_the_count_for_one(table: Table) -> None:
     one, other = Cooldowns(table), Cooldowns(table)
-    one.failed(3, FailureClass.SERVER, 100.0, None)
+    one.failed(3, FailureClass.SERVER, 98.0, None)
     one.failed(3, FailureClass.SERVER, 100.0, None)
     assert other.resting(3, 101.5)
     assert other.remaining_s(3, 100.0) == 2.0

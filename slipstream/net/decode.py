@@ -5,7 +5,8 @@ S-24).
 from __future__ import annotations
 
 import zlib
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 from ..errors import MalformedReply
 
@@ -38,10 +39,19 @@ def decoder_for(encoding: bytes) -> Decoder | None:
         return None
     if name in (b"gzip", b"x-gzip", b"deflate"):
         return _Inflate()
-    return _Refuse()
+    made = _OPTIONAL.get(name)
+    if made is None:
+        return Refusing()
+    module, kind = made
+    try:
+        return kind(import_module(module))
+    except ImportError:  # the extra "codings" is not installed
+        return Refusing()
 
 
-class _Refuse:
+class Refusing:
+    """For a coding that cannot be undone here."""
+
     __slots__ = ()
     pending = False
 
@@ -84,3 +94,104 @@ class _Inflate:
     def finish(self) -> None:
         if self._in and not self._z.eof:
             raise MalformedReply("the provider's compressed answer is incomplete")
+
+
+class _Bounded:
+    """A coding by a library that may be there: input goes in by slices, output comes out by pieces."""
+
+    __slots__ = ("_in", "_left", "_out")
+
+    def __init__(self) -> None:
+        self._left = b""
+        self._in = self._out = 0
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._left) or self._more()
+
+    def decode(self, data: bytes) -> bytes:
+        self._in += len(data)
+        self._left += data
+        made: list[bytes] = []
+        size = 0
+        try:
+            while size < PIECE_BYTES and (self._left or self._more()):
+                part, self._left = self._step(self._left)
+                made.append(part)
+                size += len(part)
+        except MalformedReply:
+            raise
+        except Exception:  # each library has errors of its own
+            raise MalformedReply("the provider's answer could not be decompressed") from None
+        self._out += size
+        if self._out > max(FREE_BYTES, self._in * MAX_RATIO):
+            raise MalformedReply("the provider's answer is too large when decompressed")
+        return b"".join(made)
+
+    def finish(self) -> None:
+        if self._in and not self._ended():
+            raise MalformedReply("the provider's compressed answer is incomplete")
+
+    def _more(self) -> bool:
+        """Whether there is output without further input."""
+        return False
+
+    def _ended(self) -> bool:
+        raise AssertionError("of the coding")
+
+    def _step(self, data: bytes) -> tuple[bytes, bytes]:
+        """Some output, and the input that is left."""
+        raise AssertionError("of the coding")
+
+
+class _Brotli(_Bounded):
+    """RFC 7932, by the ``brotli`` package (1.2 or later: it can stop at a size)."""
+
+    __slots__ = ("_z",)
+
+    def __init__(self, brotli: Any) -> None:
+        super().__init__()
+        self._z = brotli.Decompressor()
+
+    def _more(self) -> bool:
+        return not self._z.can_accept_more_data() and not self._z.is_finished()
+
+    def _ended(self) -> bool:
+        return bool(self._z.is_finished())
+
+    def _step(self, data: bytes) -> tuple[bytes, bytes]:
+        if self._z.is_finished():
+            raise MalformedReply("the provider's compressed answer goes on behind its end")
+        if self._more():
+            return self._z.process(b"", output_buffer_limit=PIECE_BYTES), data
+        return self._z.process(data, output_buffer_limit=PIECE_BYTES), b""
+
+
+ZSTD_SLICE = 64
+"""Of the input: a block of it stands for 128 KiB at most and takes 3 bytes at least (RFC 8878 3.1.1.2)."""
+ZSTD_WINDOW = 8 * 1024 * 1024
+"""RFC 9659: more must not be needed for HTTP."""
+
+
+class _Zstd(_Bounded):
+    """RFC 8878, by the ``zstandard`` package."""
+
+    __slots__ = ("_z",)
+
+    def __init__(self, zstandard: Any) -> None:
+        super().__init__()
+        self._z = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+
+    def _ended(self) -> bool:
+        return bool(self._z.eof)
+
+    def _step(self, data: bytes) -> tuple[bytes, bytes]:
+        if self._z.eof:
+            raise MalformedReply("the provider's compressed answer goes on behind its end")
+        out = self._z.decompress(data[:ZSTD_SLICE])
+        if self._z.unused_data:
+            raise MalformedReply("the provider's compressed answer goes on behind its end")
+        return out, data[ZSTD_SLICE:]
+
+
+_OPTIONAL = {b"br": ("brotli", _Brotli), b"zstd": ("zstandard", _Zstd)}

@@ -6,6 +6,7 @@ import zlib
 from typing import Any
 
 from ..errors import ClientError
+from ..net.decode import Refusing, decoder_for
 
 INFLATE_RATIO = 100
 """A body that unpacks to more than this many times its size is an attack once it is above ``INFLATE_FREE`` (Q31)."""
@@ -35,15 +36,10 @@ def _decoder(coding: str) -> Any:
         return lambda raw, limit: _zlib(raw, limit, zlib.MAX_WBITS | 16)
     if coding == "deflate":
         return lambda raw, limit: _zlib(raw, limit, zlib.MAX_WBITS)
-    if coding == "zstd":
-        try:
-            from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
-        except ImportError:
-            pass
-        else:
-            return lambda raw, limit: _bounded(zstd.ZstdDecompressor().decompress(raw, limit + 1), limit)
+    if coding in ("br", "zstd") and not isinstance(decoder := decoder_for(coding.encode()), Refusing):
+        return lambda raw, limit: _pieces(decoder, raw, limit)
     raise ClientError(
-        f"Content-Encoding {coding[:20]!r} is not supported; send gzip, deflate or identity.",
+        f"Content-Encoding {coding[:20]!r} is not supported here; send gzip, deflate or identity.",
         status=415,
         code="unsupported_content_encoding",
     )
@@ -55,6 +51,16 @@ def _zlib(raw: bytes, limit: int, wbits: int) -> bytes:
     _bounded(out, limit)
     if not decoder.eof or decoder.unused_data:
         raise ValueError("truncated, or data after the end")
+    return out
+
+
+def _pieces(decoder: Any, raw: bytes, limit: int) -> bytes:
+    """A coding of the extra ``codings``, by pieces: no more than one above the limit is ever made."""
+    parts = [decoder.decode(raw)]
+    while decoder.pending and sum(map(len, parts)) <= limit:
+        parts.append(decoder.decode(b""))
+    out = _bounded(b"".join(parts), limit)
+    decoder.finish()
     return out
 
 

@@ -291,8 +291,8 @@ def test_total_limit() -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_error_classes(broken: str, raised: type[openai.APIStatusError], code: str, says: str, stream: bool) -> None:
-    """The provider's class of failure and its words arrive (R55), its ``Retry-After`` too (R52: a 503 always has one); a
-    401 of ours stays ours."""
+    """The provider's class of failure and its words arrive (R55), its ``Retry-After`` too (R52: a 503 always has one).
+    A 401 of ours stays ours."""
 
     async def main() -> None:
         async with alone() as (_, _running, client):

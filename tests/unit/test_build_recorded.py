@@ -1,7 +1,8 @@
 """What we would send for a recorded request means what was recorded (issue PROVIDERS, beyond the harness).
 
-A recorded Messages request, read by our client side and written by our provider side, must read back as the same canonical
-request: nothing changed its meaning on the way. What the provider side reports as dropped is left out of the comparison.
+A recorded Messages request, read by our client side and written by our provider side, must read back as the same
+canonical request: nothing changed its meaning on the way. What the provider side reports as dropped is left out of the
+comparison.
 """
 
 from __future__ import annotations

@@ -117,14 +117,14 @@ def _supervise(
     and one that is started later begins with the latest.
     """
     from ..obs import log as obs_log
-    from ..obs.families import RELOADS
+    from ..obs.families import LOG_DROPPED, RELOADS
     from ..obs.metrics import Metrics
     from ..server.process import not_reloaded, preload, serve_forever
     from ..server.workers import Place, Supervisor
 
-    obs_log.setup(snapshot.server.log_level)
-    preload(snapshot)
     metrics = Metrics(shared.series)
+    obs_log.setup(snapshot.server.log_level, dropped=functools.partial(metrics.count, LOG_DROPPED, ()))
+    preload(snapshot)
     latest = snapshot
 
     def reread() -> bool:

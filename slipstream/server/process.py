@@ -33,7 +33,7 @@ from ..errors import ConfigError
 from ..net.native import NativeTransport
 from ..net.upstream import Upstream
 from ..obs import log as obs_log
-from ..obs.families import DRAIN_CUT, RELOADS
+from ..obs.families import DRAIN_CUT, LOG_DROPPED, RELOADS
 from ..obs.metrics import Metrics
 from ..state.table import SharedTable, open_table
 from .acceptor import Acceptor, Factory
@@ -179,7 +179,11 @@ class Process:
         snapshot = await self._mocks.resolve(self._snapshot)
         runtime = self.runtime = Runtime(snapshot, make_transport, shared=shared, worker=worker)
         if not self._embedded:
-            obs_log.setup(snapshot.server.log_level, lambda text: runtime.active.redact(text))
+            obs_log.setup(
+                snapshot.server.log_level,
+                lambda text: runtime.active.redact(text),
+                functools.partial(runtime.metrics.count, LOG_DROPPED, ()),
+            )
         self._heartbeat = Heartbeat(runtime)
         prober = self._prober = Prober(runtime)
         app = self._app = App(runtime)

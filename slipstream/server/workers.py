@@ -217,7 +217,10 @@ class Supervisor:
         except BaseException:
             log.exception("worker failed")
         finally:
-            os._exit(code)
+            try:
+                logging.shutdown()  # the last lines
+            finally:
+                os._exit(code)
 
     def _collect(self, now: float) -> None:
         """Look who has ended."""

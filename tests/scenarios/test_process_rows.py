@@ -510,12 +510,7 @@ async def test_s93(row: Row) -> None:
         assert (await settled(running)).total("llm_proxy_requests_total") == 340
 
 
-@scenario(
-    "S-93",
-    "log disk full: drops are counted",
-    over=(NATIVE,),
-    missing="LOG: lines that cannot be written are lost without being counted (slipstream_log_dropped)",
-)
+@scenario("S-93", "log disk full: drops are counted", over=(NATIVE,))
 async def test_s93_counted(row: Row) -> None:
     async with mocks(1) as (mock_,), house(config(entry(mock_), access_log=True)) as running:
         async with full_disk(running):
@@ -524,13 +519,7 @@ async def test_s93_counted(row: Row) -> None:
         row.note("log_dropped")
 
 
-@scenario(
-    "S-94",
-    "stdout blocked",
-    over=(NATIVE,),
-    missing="LOG: the handler writes in the loop: when nobody reads the pipe of the log, the gateway stands still as "
-    "soon as the pipe is full (no queue, no dropping)",
-)
+@scenario("S-94", "stdout blocked", over=(NATIVE,))
 async def test_s94(row: Row) -> None:
     """The log is a pipe of one page that nobody reads."""
     reader, writer = os.pipe()
@@ -541,6 +530,30 @@ async def test_s94(row: Row) -> None:
                 start = time.monotonic()
                 await answers_in_time(running, 100)
                 row.took((time.monotonic() - start) / 100, 0.02)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@scenario("S-94", "stdout blocked: workers", over=(NATIVE,))
+async def test_s94_workers(row: Row) -> None:
+    """A worker that dies is replaced meanwhile, and the end is not held up."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    try:
+        async with folder() as here, mocks(1) as (mock_,):
+            with spoken(config(entry(mock_), access_log=True, workers=2), here, writer) as running:
+                await answers_in_time(running, 60)
+                victim = workers_of(running).pop()
+                start = time.monotonic()
+                os.kill(victim, signal.SIGKILL)
+                await until(lambda: len(workers_of(running) - {victim}) == 2)
+                row.took(time.monotonic() - start, 2.0)
+                await answers_in_time(running, 40)
+                start = time.monotonic()
+                running.send(signal.SIGTERM)
+                assert await ended(running) == 0
+                row.took(time.monotonic() - start, 1.5)
     finally:
         os.close(reader)
         os.close(writer)

@@ -94,6 +94,9 @@ DROPPED_PARAMS = Family(
 )
 BAD_REQUESTS = Family("slipstream_bad_requests", Kind.COUNTER, "Malformed HTTP by status.", ("status",))
 LOG_SUPPRESSED = Family("slipstream_log_suppressed", Kind.COUNTER, "Log lines not written (Q32).")
+LOG_DROPPED = Family(
+    "slipstream_log_dropped", Kind.COUNTER, "Log lines lost: nobody took them, or they could not be written (Q45)."
+)
 RELOADS = Family("slipstream_config_reloads", Kind.COUNTER, "Reloads by result.", ("result",))
 WORKER_RESTARTS = Family("slipstream_worker_restarts", Kind.COUNTER, "Workers started in place of one that ended.")
 DRAIN_CUT = Family("slipstream_drain_cut_requests", Kind.COUNTER, "Answers cut short by the end of the process (R79).")
@@ -109,6 +112,7 @@ FAMILIES = {
     for family in (
         REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, EJECTED, HEDGES, PROBES, SHED,
         RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST,
-        COST_UNKNOWN, DROPPED_PARAMS, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
+        COST_UNKNOWN, DROPPED_PARAMS, BAD_REQUESTS, LOG_SUPPRESSED, LOG_DROPPED, RELOADS, WORKER_RESTARTS, DRAIN_CUT,
+        OVERHEAD,
     )
 }  # fmt: skip

@@ -29,6 +29,12 @@ __all__ = ["Listener", "ListenerLimits", "MalformedBody"]
 BACKLOG = 1024
 
 
+def require_c_parser() -> None:
+    """Raises ``ConfigError`` where aiohttp has only its Python parser."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise ConfigError(["aiohttp's C parser is missing, and its Python parser is less strict: install a wheel"])
+
+
 class Listener:
     """One listening socket.
 
@@ -47,8 +53,7 @@ class Listener:
         on_bad_request: Callable[[int, str, str], None],
         decorate: Callable[[web.BaseRequest, web.StreamResponse], None] | None = None,
     ) -> None:
-        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-            raise ConfigError(["aiohttp's C parser is missing, and its Python parser is less strict: install a wheel"])
+        require_c_parser()
         self._handler = handler
         self.limits = limits
         self.error_body = error_body

@@ -92,7 +92,11 @@ DROPPED_PARAMS = Family(
     "Requests with settings a provider has no words for (R65).",
     ("provider",),
 )
+AUTH_FAILURES = Family("slipstream_auth_failures", Kind.COUNTER, "Refused keys: 401 (Q37).", ("reason",))
 BAD_REQUESTS = Family("slipstream_bad_requests", Kind.COUNTER, "Malformed HTTP by status.", ("status",))
+CONNECTIONS_REFUSED = Family(
+    "slipstream_connections_refused", Kind.COUNTER, "Connections beyond server.max_connections (S-80)."
+)
 LOG_SUPPRESSED = Family("slipstream_log_suppressed", Kind.COUNTER, "Log lines not written (Q32).")
 LOG_DROPPED = Family(
     "slipstream_log_dropped", Kind.COUNTER, "Log lines lost: nobody took them, or they could not be written (Q45)."
@@ -111,8 +115,7 @@ FAMILIES = {
     family.name: family
     for family in (
         REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, EJECTED, HEDGES, PROBES, SHED,
-        RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST,
-        COST_UNKNOWN, DROPPED_PARAMS, BAD_REQUESTS, LOG_SUPPRESSED, LOG_DROPPED, RELOADS, WORKER_RESTARTS, DRAIN_CUT,
-        OVERHEAD,
+        RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST, COST_UNKNOWN, DROPPED_PARAMS, AUTH_FAILURES,
+        BAD_REQUESTS, CONNECTIONS_REFUSED, LOG_SUPPRESSED, LOG_DROPPED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
     )
 }  # fmt: skip

@@ -234,7 +234,7 @@ class HedgeFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S * 1000)] | None,
         _doc("After this; without it the target's 95th percentile of the time to the first token."),
     ] = None
-    budget_share: Annotated[float, Meta(ge=0, le=1, description="Extra requests, at most this share.")] = 0.05
+    budget_share: Annotated[float, Meta(ge=0, le=1, description="Extra requests, at most this share.")] = 0.08
 
 
 class AdmissionFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -83,7 +83,7 @@ class HedgeSpec:
 
     enabled: bool = False
     delay_s: float | None = None
-    budget_share: float = 0.05
+    budget_share: float = 0.08
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def measure(args: argparse.Namespace) -> int:
     rows = [
         ("p99 of the first content falls", f"{fall:.1%}, bar {FALL:.0%}", fall >= FALL),
         ("calls beyond the requests", f"{hedged.extra:.1%}, bar {EXTRA:.0%}", hedged.extra <= EXTRA),
-        ("losers' tokens are in the accounts", f"{hedged.prompt[0]:,.0f} of {hedged.prompt[1]:,.0f} prompt tokens", booked),
+        ("losers' tokens are in the accounts", "{:,.0f} of {:,.0f} prompt tokens".format(*hedged.prompt), booked),
     ]
     if args.json:
         args.json.write_text(json.dumps({"sides": [asdict(s) for s in sides], "bars": rows}, indent=2) + "\n")

@@ -13,8 +13,8 @@ import math
 import random
 
 from ..config.snapshot import Target
-from ..errors import ClientError, GatewayError, UpstreamError
-from ..obs.families import EJECTED, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, RETRY_BUDGET_EXHAUSTED
+from ..errors import ClientError, GatewayError, UpstreamError, UpstreamTimeout
+from ..obs.families import EJECTED, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, RETRY_BUDGET_EXHAUSTED, TIMEOUTS
 from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
@@ -153,6 +153,8 @@ def _failed(
     ctx.probe = False
     if isinstance(error, UpstreamError):
         account.attempted(runtime, ctx, error.failure)
+        if isinstance(error, UpstreamTimeout):
+            runtime.metrics.count(TIMEOUTS, (choice.target.provider.name, error.phase))
         active.cooldowns.failed(row, error.failure, now, error.retry_after_s)
         if active.breakers.failed(row, error.failure, now, choice.pool.rows, probe=choice.probe):
             runtime.metrics.count(EJECTED, (choice.target.provider.name,))
@@ -258,12 +260,14 @@ async def _respond(
             await exchange.end()
         else:
             face = FACES[ctx.endpoint]
-            exchange.reply(error.status, _error_headers(ctx, error, face), face.error_body(error, ctx.request_id))
+            exchange.reply(
+                error.status, _error_headers(ctx, exchange, error, face), face.error_body(error, ctx.request_id)
+            )
     except ClientGone:
         pass
 
 
-def _error_headers(ctx: RequestContext, error: GatewayError, face: Face) -> Block:
+def _error_headers(ctx: RequestContext, exchange: Exchange, error: GatewayError, face: Face) -> Block:
     headers = {"Content-Type": face.error_type, **(error.headers or {})}
     if isinstance(error, UpstreamError):
         if error.retry_after_s is not None:
@@ -271,6 +275,8 @@ def _error_headers(ctx: RequestContext, error: GatewayError, face: Face) -> Bloc
         if ctx.attempts > 1:
             headers["x-should-retry"] = "false"  # we have tried elsewhere already: SDKs must not multiply that (Q08)
             headers["x-slipstream-attempts"] = str(ctx.attempts)
+        if ctx.trail and exchange.header("x-slipstream-trail") is not None:  # R56
+            headers["x-slipstream-trail"] = ", ".join(ctx.trail)
     return block(headers)
 
 

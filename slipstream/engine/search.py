@@ -27,6 +27,9 @@ from ..wire.request import Call
 from ..wire.usage import estimate
 from .runtime import Active, Runtime
 
+NOBODY_S = "30"
+"""``Retry-After`` where no target has a weight: nobody will recover, somebody has to change that."""
+
 
 class Choice(NamedTuple):
     """One attempt to make. ``probe``: the target's breaker waits for its end."""
@@ -99,7 +102,9 @@ def estimated_tokens(call: Call | None) -> int:
 def nobody(runtime: Runtime, active: Active, pool: Pool, now: float, call: Call | None = None) -> GatewayError:
     """Why no target of ``pool`` may be asked, and when one may (S-27, S-110)."""
     if pool.empty:
-        return GatewayError("No provider can take this request.", status=503, code="no_provider")
+        return GatewayError(
+            "No provider can take this request.", status=503, code="no_provider", headers={"Retry-After": NOBODY_S}
+        )
     soonest = min(max(ready_in_s(active, t, now), room_in_s(runtime, t, call, now)) for t in pool.targets)
     limited = any(
         room_in_s(runtime, target, call, now) > 0

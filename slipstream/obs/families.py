@@ -73,6 +73,9 @@ TTFT = Family(
 )
 SPEED = Family("llm_proxy_tokens_per_second", Kind.GAUGE, "Speed of the last stream.", ("source", "model", "provider"))
 ATTEMPTS = Family("slipstream_upstream_attempts", Kind.COUNTER, "Attempts by outcome.", ("provider", "outcome"))
+TIMEOUTS = Family(
+    "slipstream_upstream_timeouts", Kind.COUNTER, "Attempts that a limit ended (R17).", ("provider", "limit")
+)
 FAILOVERS = Family("slipstream_failovers", Kind.COUNTER, "Attempts made on another target.")
 RETRIES = Family("slipstream_retries", Kind.COUNTER, "Attempts made on the same target again, nobody else being there.")
 RETRY_AMBIGUOUS = Family(
@@ -118,9 +121,9 @@ OVERHEAD = Family(
 FAMILIES = {
     family.name: family
     for family in (
-        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, EJECTED,
-        HEDGES, PROBES, SHED, RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST, COST_UNKNOWN, DROPPED_PARAMS,
-        AUTH_FAILURES, BAD_REQUESTS, CONNECTIONS_REFUSED, LOG_SUPPRESSED, LOG_DROPPED, RELOADS, WORKER_RESTARTS,
-        DRAIN_CUT, OVERHEAD,
+        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, TIMEOUTS, FAILOVERS, RETRIES, RETRY_AMBIGUOUS,
+        EJECTED, HEDGES, PROBES, SHED, RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST, COST_UNKNOWN,
+        DROPPED_PARAMS, AUTH_FAILURES, BAD_REQUESTS, CONNECTIONS_REFUSED, LOG_SUPPRESSED, LOG_DROPPED, RELOADS,
+        WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
     )
 }  # fmt: skip

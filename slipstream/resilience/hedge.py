@@ -12,10 +12,11 @@ request, so it is off by default (Q14), and then
 The rule that must not be broken: hedges never exceed their share, also when every answer is slow. The delay alone does
 not see to that: if a provider becomes slow all at once, every request is over the percentile of the minute before.
 
-A loser that is cancelled leaves no mark in the table, since nobody knows how long it would have taken. So the percentile
-is that of the answers that came, and a little lower than that of all: a few more hedges (7 % instead of 5 %, if one
-answer in twenty is ten times slower; it does not sink further). With the time that losers had waited as their mark it
-would lie between the quick and the slow ones in that case, and the p99 would fall by half instead of three quarters.
+A loser that is cancelled leaves no mark in the table, since nobody knows how long it would have taken. So the
+percentile is that of the answers that came, and a little lower than that of all: a few more hedges (7 % instead of 5 %,
+if one answer in twenty is ten times slower; it does not sink further). With the time that losers had waited as their
+mark it would lie between the quick and the slow ones in that case, and the p99 would fall by half instead of by three
+quarters.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from .request import Request
 log = logging.getLogger("slipstream.server")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TOKENS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
-_EXPOSED = "X-Request-ID, Retry-After, x-slipstream-provider, x-slipstream-attempts"
+_EXPOSED = "X-Request-ID, Retry-After, x-slipstream-provider, x-slipstream-attempts, x-slipstream-trail"
 BUSY_S = 1
 """When a client that is one too many is told to come back."""
 SHORT_BODY_BYTES = 64 * 1024

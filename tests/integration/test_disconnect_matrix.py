@@ -2,7 +2,8 @@
 
 One matrix (R2): endpoint x {unary, stream} x moment x {FIN, RST}. A new endpoint joins it by construction: it must have
 a body in ``CALLS``. The mock knows OpenAI's three endpoints, so the others are translated; the second matrix has
-providers that speak other dialects. Back-off and hedging are moments too, once they exist.
+providers that speak other dialects. The moments of back-off and of hedging are in tests/unit/test_engine_again.py and
+test_engine_hedge.py.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ async def check_accounts(endpoint: Endpoint, moment: str, mock: MockServer, serv
 
 @pytest.mark.parametrize(("endpoint", "stream", "moment", "end"), CASES)
 def test_client_leaves(endpoint: Endpoint, stream: bool, moment: str, end: str) -> None:
-    """R1, R2, R3, R5. One second chance for the time on a machine that has other things to do, none for the rest."""
+    """R1, R2, R3, R5, Q19. One second chance for the time on a machine that has other things to do, else none."""
     took = run(scene(endpoint, stream, moment, end))
     if took > LIMIT_S:
         took = run(scene(endpoint, stream, moment, end))

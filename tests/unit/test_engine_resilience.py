@@ -35,7 +35,7 @@ def models(*names: str) -> Any:
 # ---- everybody rests (S-27, R52, Q11) --------------------------------------------------------------------------------
 
 
-def test_when_all_are_at_their_limit_the_client_is_told_when_to_come_back() -> None:
+def test_when_all_are_at_their_limit_the_client_is_told_when_to_come_back() -> None:  # R52, Q11
     async def main() -> None:
         world = World({"a": [refuse(429, retry_after="20")], "b": [refuse(429, retry_after="7")]})
         first = await world.ask()
@@ -65,7 +65,7 @@ def test_who_only_just_failed_is_better_than_nobody() -> None:  # S-109
 QUICK = ResilienceSpec(breaker=BreakerSpec(consecutive=3, cooldown_s=30.0, ramp_s=0.0))
 
 
-def test_a_target_that_keeps_failing_is_shut_and_one_request_tries_it_again() -> None:
+def test_a_target_that_keeps_failing_is_shut_and_one_request_tries_it_again() -> None:  # Q02, Q04
     async def main() -> None:
         world = World({"a": [refuse(500)] * 4 + [ok()], "b": [ok()]}, resilience=QUICK)
         for _ in range(3):
@@ -91,7 +91,7 @@ def test_a_target_that_keeps_failing_is_shut_and_one_request_tries_it_again() ->
     run_virtual(main())
 
 
-def test_the_only_target_is_never_shut() -> None:
+def test_the_only_target_is_never_shut() -> None:  # Q02
     async def main() -> None:
         world = World({"a": [refuse(500)] * 30 + [ok()]}, resilience=QUICK, retries=0)
         for _ in range(30):
@@ -140,7 +140,7 @@ def test_turned_off_it_never_opens() -> None:
 # ---- budget and back-off (Q05, Q09) ----------------------------------------------------------------------------------
 
 
-def test_retries_stay_within_their_share() -> None:
+def test_retries_stay_within_their_share() -> None:  # Q05
     async def main() -> None:
         spare = ResilienceSpec(breaker=BreakerSpec(enabled=False), retry=RetrySpec(budget_share=0.2, budget_per_s=0.0))
         world = World({"a": [refuse(500)], "b": [refuse(500)]}, resilience=spare)
@@ -153,7 +153,7 @@ def test_retries_stay_within_their_share() -> None:
     run_virtual(main())
 
 
-def test_the_next_target_is_asked_after_a_moment_and_not_at_once() -> None:
+def test_the_next_target_is_asked_after_a_moment_and_not_at_once() -> None:  # Q09
     async def main() -> None:
         world = World({"a": [refuse(500)], "b": [ok()]})
         for _ in range(10):
@@ -181,7 +181,7 @@ FILTERED = "The response was filtered due to the prompt triggering content manag
         (400, "bad tool", "context_fallbacks", False),
     ],
 )
-def test_each_failure_has_its_own_chain(status: int, message: str, chain: str, answers: bool) -> None:
+def test_each_failure_has_its_own_chain(status: int, message: str, chain: str, answers: bool) -> None:  # R16
     async def main() -> None:
         world = World(
             {"a": [refuse(status, message)], "b": [ok()]},
@@ -217,7 +217,7 @@ def test_a_filtered_prompt_has_its_own_chain() -> None:
 # ---- places (Q01, R32) -----------------------------------------------------------------------------------------------
 
 
-def test_a_full_provider_is_stepped_over_and_then_refused() -> None:
+def test_a_full_provider_is_stepped_over_and_then_refused() -> None:  # R32, Q01
     limits = LimitsSpec(max_in_flight=1, queue=0)
 
     async def main() -> None:
@@ -280,7 +280,7 @@ async def fire(world: World, *, asked_s: float | None = None, streamed: bool = F
     return exchange
 
 
-def test_the_clients_deadline_is_the_total_and_nobodys_fault() -> None:
+def test_the_clients_deadline_is_the_total_and_nobodys_fault() -> None:  # Q18
     async def main() -> None:
         world = World({"a": [Plan(wait_s=HANG)], "b": [ok()]}, resilience=QUICK)
         while world.asked["a"] < 5:
@@ -295,7 +295,7 @@ def test_the_clients_deadline_is_the_total_and_nobodys_fault() -> None:
     run_virtual(main())
 
 
-def test_a_longer_deadline_than_ours_changes_nothing() -> None:
+def test_a_longer_deadline_than_ours_changes_nothing() -> None:  # Q18
     async def main() -> None:
         world = World({"a": [Plan(wait_s=HANG)]}, timeouts=Timeouts(total_s=3.0))
         exchange = await fire(world, asked_s=60.0)

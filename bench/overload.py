@@ -88,9 +88,9 @@ class Run:
 
 
 HEALTH = """import json, socket, sys, threading, time
-port, found, end = int(sys.argv[1]), [], threading.Event()
+port, every_s, found, end = int(sys.argv[1]), float(sys.argv[2]), [], threading.Event()
 def ask():
-    while not end.wait(0.1):
+    while not end.wait(every_s):
         began = time.perf_counter()
         with socket.create_connection(("127.0.0.1", port), 30) as sock:
             sock.sendall(b"GET /health HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
@@ -106,9 +106,9 @@ print(json.dumps(found))
 
 
 @contextlib.contextmanager
-def health(stage: Stage, port: int, found: list[float]) -> Iterator[None]:
-    """Ask /health ten times a second on new connections, from a process that does nothing else."""
-    command = ["taskset", "-c", str(stage.cores.load), sys.executable, "-c", HEALTH, str(port)]
+def health(stage: Stage, port: int, found: list[float], every_s: float = 0.1) -> Iterator[None]:
+    """Ask /health on new connections, from a process that does nothing else."""
+    command = ["taskset", "-c", str(stage.cores.load), sys.executable, "-c", HEALTH, str(port), str(every_s)]
     with deferred():
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

@@ -3,7 +3,7 @@
 Ours as a new user gets it, beside the same with all of it switched off by configuration; and with what is off by
 default switched on: limits per minute, an adaptive cap, probes and breakers by latency, then hedging too (that of whole
 replies, which never comes to pass: each request gets a race of one). The load, the rounds and the nginx beside them are
-those of the mode unary; the peers take turns within a round, so that the ratio of a round knows no drift of the machine.
+those of the mode unary; the peers take turns in a round, so that the ratio of a round knows no drift of the machine.
 """
 
 from __future__ import annotations

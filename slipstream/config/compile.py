@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from ..errors import ConfigError
-from ..types import Secret
+from ..types import FailureClass, Secret
 from . import rules
 from .schema import (
     LOG_LEVELS,
@@ -28,6 +28,7 @@ from .schema import (
     ProviderFile,
     ResilienceFile,
     ServerFile,
+    Trigger,
 )
 from .snapshot import (
     AdmissionSpec,
@@ -124,6 +125,7 @@ def compile_config(
         routing=RoutingSpec(
             policy=config.routing.policy or ambient.policy or DEFAULT_POLICY,
             retries=config.routing.retries,
+            retry_on=_triggers(config.routing.retry_on),
             fallbacks=_chains(config.routing.fallbacks),
             context_fallbacks=_chains(config.routing.context_fallbacks),
             content_filter_fallbacks=_chains(config.routing.content_filter_fallbacks),
@@ -137,6 +139,10 @@ def compile_config(
     )
     asked = overrides.host is not None or config.server.host is not None
     return snapshot, _notes(snapshot, asked, provider_types)
+
+
+def _triggers(written: list[Trigger] | None) -> frozenset[FailureClass] | None:
+    return None if written is None else frozenset(FailureClass[label.upper()] for label in written)
 
 
 def _chains(written: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:

@@ -28,6 +28,10 @@ MAX_BODY_BYTES = 1 << 30
 
 Policy = Literal["weighted_round_robin", "cheapest", "fastest_p95", "slo_burn_aware", "canary"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Trigger = Literal[
+    "connect", "timeout", "transport", "rate_limited", "overloaded", "server", "malformed", "auth", "quota"
+]
+"""What may be tried again: the outcomes of ``slipstream_upstream_attempts`` that are about the provider."""
 
 Seconds = Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)]
 Dollars = Annotated[float, Meta(ge=0)]
@@ -192,6 +196,9 @@ class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
         bool, _doc("Refuse requests with settings that the provider has no words for, instead of reporting them.")
     ] = False
     retries: Annotated[int, Meta(ge=0, le=10, description="Further attempts after the first.")] = 2
+    retry_on: Annotated[
+        list[Trigger] | None, _doc("Failures after which a further attempt is made; without it after all of these.")
+    ] = None
     fallbacks: Annotated[dict[ModelName, list[ModelName]], _doc("Model -> models that are tried after it.")] = field(
         default_factory=dict
     )

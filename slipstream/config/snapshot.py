@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..types import Secret
+from ..types import FailureClass, Secret
 
 
 class ProviderType(Protocol):
@@ -224,7 +224,8 @@ class ServerSpec:
 class RoutingSpec:
     """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it
     (separately for a prompt that is too long and for one that was filtered);
-    ``strict_params``: what a provider cannot express is refused, not reported (R65)."""
+    ``strict_params``: what a provider cannot express is refused, not reported (R65); ``retry_on``: only after these
+    failures there is a further attempt, ``None``: after all that are the target's (R16)."""
 
     policy: str = "weighted_round_robin"
     retries: int = 2
@@ -232,6 +233,7 @@ class RoutingSpec:
     context_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     content_filter_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     strict_params: bool = False
+    retry_on: frozenset[FailureClass] | None = None
 
 
 @dataclass(frozen=True, slots=True)

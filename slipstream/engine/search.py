@@ -163,7 +163,8 @@ class Search:
         asked (Q06d). Without ``fallbacks`` only other targets of the same model."""
         rule, kind = RETRY[error.failure], error.failure
         special = kind in (FailureClass.CONTEXT, FailureClass.CONTENT_FILTER)
-        if not time_left or not (rule.other or special or isinstance(error, Overloaded)):
+        other = rule.other and self._triggers(kind)
+        if not time_left or not (other or special or isinstance(error, Overloaded)):
             return None
         chain = self._chains.get(kind if special else None)
         if chain is None:
@@ -183,7 +184,7 @@ class Search:
         once. Not one that wants to be left alone for longer than a client is held in all, nor after a failure that
         ``lasts``.
         """
-        if error.lasts or not RETRY[error.failure].same or len(self._asked) > 1:
+        if error.lasts or not RETRY[error.failure].same or len(self._asked) > 1 or not self._triggers(error.failure):
             return None
         runtime, active, row = self._runtime, self._active, failed.target.row
         now = runtime.clock()
@@ -199,6 +200,11 @@ class Search:
         self._again += 1
         self._held_s += wait_s
         return failed._replace(probe=False), wait_s
+
+    def _triggers(self, failure: FailureClass) -> bool:
+        """Whether the configuration lets a failure lead to a further attempt (R16)."""
+        wanted = self._active.snapshot.routing.retry_on
+        return wanted is None or failure in wanted
 
     def waits(self, choice: Choice) -> bool:
         """Whether a target told us to come back later."""

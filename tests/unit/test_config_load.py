@@ -13,8 +13,9 @@ from slipstream.config.environment import demo_snapshot
 from slipstream.config.expand import expand, parse_env_file
 from slipstream.config.load import Loaded, Overrides, load_snapshot
 from slipstream.config.schema import ServerFile
-from slipstream.config.snapshot import Cors, Price, ProviderType, ServerSpec, Timeouts
+from slipstream.config.snapshot import Cors, Price, ProviderType, RoutingSpec, ServerSpec, Timeouts
 from slipstream.errors import ConfigError
+from slipstream.types import FailureClass
 
 SYSTEM_C = """\
 server: {host: 0.0.0.0, port: 18000, master_api_key: ${MASTER_API_KEY}}
@@ -124,7 +125,8 @@ def test_every_native_key(tmp_path: Path) -> None:
             type: mock
             models: [demo]
             mock: {mean_latency_ms: 5, seed: null, cost_per_1k_tokens_usd: 0.002}
-        routing: {policy: canary, retries: 1, fallbacks: {gpt-4o: [demo]}}
+        routing: {policy: canary, retries: 1, fallbacks: {gpt-4o: [demo]},
+                  retry_on: [connect, rate_limited]}
         verify_ssl: false
         ca_file: ca.pem
         """,
@@ -145,6 +147,8 @@ def test_every_native_key(tmp_path: Path) -> None:
     assert m.price == Price(2.0, 2.0)
     assert a.mock is None
     assert dict(snapshot.routing.fallbacks) == {"gpt-4o": ("demo",)}
+    assert snapshot.routing.retry_on == {FailureClass.CONNECT, FailureClass.RATE_LIMITED}
+    assert RoutingSpec().retry_on is None
 
 
 def test_cors_switch(tmp_path: Path) -> None:

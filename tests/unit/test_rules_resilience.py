@@ -1,5 +1,5 @@
-"""Rules of requirements.md and reliability.md that belong to no single module: each test says which (R6, R17, R20, R52,
-R55, R56, R58, Q07, Q18-Q20)."""
+"""Rules of requirements.md and reliability.md that belong to no single module: each test says which (R6, R16, R17, R20,
+R52, R55, R56, R58, Q07, Q18-Q20)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import asyncio
 import itertools
 import logging
 import random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from slipstream.config.schema import Trigger
 from slipstream.config.snapshot import BreakerSpec, LimitsSpec, ResilienceSpec, Timeouts
 from slipstream.engine.runtime import Runtime
-from slipstream.errors import TransportError, UpstreamTimeout
+from slipstream.errors import ConnectFailed, TransportError, UpstreamTimeout
 from slipstream.net.native import NativeTransport
 from slipstream.obs.families import DISCONNECTS, EJECTED, TIMEOUTS, TOKENS, USAGE_SOURCE
-from slipstream.types import Secret
+from slipstream.resilience.failures import RETRY
+from slipstream.types import FailureClass, Secret
 from tests.fakes import (
     DONE,
     FINISH,
@@ -261,6 +263,54 @@ def test_the_soonest_of_all_targets_is_told() -> None:
         assert (again.status, again.headers["Retry-After"]) == (429, "50")
 
     run_virtual(main())
+
+
+# ---- further attempts ------------------------------------------------------------------------------------------------
+
+TRIGGERS = {
+    "connect": Plan(fail=ConnectFailed("no connection")),
+    "timeout": refuse(504),
+    "transport": Plan(fail=TransportError()),
+    "rate_limited": refuse(429),
+    "overloaded": refuse(503),
+    "server": refuse(500),
+    "malformed": Plan((b"<html>",)),
+    "auth": refuse(401),
+    "quota": refuse(402),
+}
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS)
+@pytest.mark.parametrize("streamed", [True, False], ids=["stream", "whole"])
+def test_what_leads_to_a_further_attempt_is_configurable(trigger: str, streamed: bool) -> None:
+    """R16: each failure by itself leads on or is the answer, with another target, a fallback model or nobody else."""
+    failure = FailureClass[trigger.upper()]
+    good = stream() if streamed else ok()
+
+    async def main() -> None:
+        for wanted in (frozenset({failure}), frozenset(FailureClass) - {failure}):
+            leads = failure in wanted
+            two = World({"a": [TRIGGERS[trigger]], "b": [good]}, retry_on=wanted)
+            chain = World(
+                {"a": [TRIGGERS[trigger]], "b": [good]},
+                make=lambda n, **kw: spec(n, models=("m",) if n == "a" else ("n",), **kw),
+                fallbacks={"m": ("n",)},
+                retry_on=wanted,
+            )
+            for world in (two, chain):
+                exchange = await world.ask(stream=streamed)
+                assert (exchange.status == 200) == leads
+                assert world.asked == {"a": 1, "b": int(leads)}
+                world.settled_once()
+            alone = World({"a": [TRIGGERS[trigger], good]}, retry_on=wanted)
+            await alone.ask(stream=streamed)
+            assert alone.asked == {"a": 1 + (leads and RETRY[failure].same)}
+
+    run_virtual(main())
+
+
+def test_the_triggers_of_the_file_are_those_of_the_table() -> None:  # R16
+    assert set(get_args(Trigger)) == {failure.label for failure in FailureClass if RETRY[failure].other}
 
 
 # ---- targets and connections -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 from ..config.snapshot import RoutingSpec, Target
-from ..errors import GatewayError
+from ..errors import GatewayError, UpstreamError
 from ..resilience.breaker import PROBE, YES
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
@@ -25,6 +25,10 @@ from ..types import Endpoint, FailureClass, Secret
 from ..wire.request import Call
 from ..wire.usage import estimate
 from .runtime import Active, Runtime
+
+
+DOWN = 5
+"""So many failures in a row, and a target is down: as many as shut a breaker (Q02), which the last of a pool has not."""
 
 
 class Choice(NamedTuple):
@@ -119,6 +123,22 @@ def nobody(runtime: Runtime, active: Active, pool: Pool, now: float, call: Call 
         # a client that waits no longer than its request may take need not try (S-27)
         | ({"x-should-retry": "false"} if soonest > pool.targets[0].provider.timeouts.total_s else {}),
     )
+
+
+def outage(active: Active, runtime: Runtime, pool: Pool, error: UpstreamError, now: float) -> None:
+    """Say so when nobody of ``pool`` can be reached, and that was so before this request (S-110): then it is no longer
+    one attempt's failure that the client should hear of, but when to come back (R52).
+
+    The targets are asked all the same, and the first success ends it: a refused connection costs a millisecond, and a
+    guess about health never turns a request away. So nothing waits, and nothing has to find out that they are back.
+    """
+    if error.failure not in (FailureClass.CONNECT, FailureClass.TRANSPORT) or error.status != 502:
+        return
+    if all(runtime.table.consecutive(target.row) >= DOWN for target in pool.targets):
+        soonest = max(1, math.ceil(min(ready_in_s(active, target, now) for target in pool.targets)))
+        error.message = f"No provider of this model can be reached. Try again in {soonest} s."
+        error.status, error.type, error.code = 503, "overloaded_error", "no_provider"
+        error.retry_after_s = soonest
 
 
 def ready_in_s(active: Active, target: Target, now: float) -> float:

@@ -120,6 +120,8 @@ def make_listener(app: App, limits: ListenerLimits) -> Listener | NativeListener
         error_body=functools.partial(malformed_body, max_body=limits.max_body_bytes),
         on_bad_request=app.bad_request,
         decorate=app.decorate,
+        on_unserved=app.unserved,
+        refuse=app.refuse_connection,
     )
     if os.environ.get("SLIPSTREAM_LISTENER") == "aiohttp":
         return reference
@@ -187,7 +189,9 @@ class Process:
         self._heartbeat = Heartbeat(runtime)
         prober = self._prober = Prober(runtime)
         app = self._app = App(runtime)
-        limits = ListenerLimits(max_body_bytes=snapshot.server.max_body_bytes)
+        limits = ListenerLimits(
+            max_body_bytes=snapshot.server.max_body_bytes, max_connections=snapshot.server.max_connections
+        )
         listener = make_listener(app, limits)
         accept = functools.partial(self._accept, listener) if self._sock is not None else None
         await listener.start(snapshot.server.host, snapshot.server.port, accept=accept)

@@ -27,9 +27,8 @@ from ..wire.request import Call
 from ..wire.usage import estimate
 from .runtime import Active, Runtime
 
-
 DOWN = 5
-"""So many failures in a row, and a target is down: as many as shut a breaker (Q02), which the last of a pool has not."""
+"""A target with so many failures in a row is down: as many as open a breaker (Q02); that of the last never opens."""
 
 
 class Choice(NamedTuple):
@@ -127,15 +126,16 @@ def nobody(runtime: Runtime, active: Active, pool: Pool, now: float, call: Call 
 
 
 def outage(active: Active, runtime: Runtime, pool: Pool, error: UpstreamError, now: float) -> None:
-    """Say so when nobody of ``pool`` can be reached, and that was so before this request (S-110): then it is no longer
-    one attempt's failure that the client should hear of, but when to come back (R52).
+    """Say so when nobody of ``pool`` can be reached, and that was so before this request (S-110), however often it has
+    tried: then it is no longer one attempt's failure that the client should hear of, but when to come back (R52).
 
     The targets are asked all the same, and the first success ends it: a refused connection costs a millisecond, and a
     guess about health never turns a request away. So nothing waits, and nothing has to find out that they are back.
     """
     if error.failure not in (FailureClass.CONNECT, FailureClass.TRANSPORT) or error.status != 502:
         return
-    if all(runtime.table.consecutive(target.row) >= DOWN for target in pool.targets):
+    rows = [target.row for target in pool.targets]
+    if all(runtime.table.consecutive(row) >= DOWN and active.cooldowns.ill(row, now) for row in rows):
         soonest = max(1, math.ceil(min(ready_in_s(active, target, now) for target in pool.targets)))
         error.message = f"No provider of this model can be reached. Try again in {soonest} s."
         error.status, error.type, error.code = 503, "overloaded_error", "no_provider"

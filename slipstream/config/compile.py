@@ -210,7 +210,7 @@ def _provider(written: ProviderFile, provider_types: Mapping[str, ProviderType])
         models=tuple(name for name in written.models if not name.endswith("*")),
         patterns=tuple(name[:-1] for name in written.models if name.endswith("*")),
         model_mapping=dict(written.model_mapping),
-        timeouts=Timeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s),
+        timeouts=Timeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s, limits.send_s),
         max_connections=written.max_connections,
         headers=dict(written.headers),
         price=_price(written),

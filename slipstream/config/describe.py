@@ -61,7 +61,8 @@ def _provider(provider: ProviderSpec) -> list[str]:
             f"key {_is_set(provider.api_key, 'set', 'not set')}, at most {provider.max_connections} connections"
         ),
         (
-            f"    time-outs: connect {limits.connect_s:g} s, first byte {_first_byte(provider)}, "
+            f"    time-outs: connect {limits.connect_s:g} s, send {limits.send_s:g} s, "
+            f"first byte {_first_byte(provider)}, "
             f"idle {limits.idle_s:g} s, total {limits.total_s:g} s"
         ),
     ]

@@ -44,9 +44,10 @@ def _doc(text: str, rule: rules.Rule | None = None, **extra: Any) -> Meta:
 
 
 class TimeoutFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The four independent limits of an upstream call, in seconds."""
+    """The independent limits of an upstream call, in seconds."""
 
     connect_s: Annotated[Seconds, _doc("To reach the provider: DNS, TCP and TLS.")] = 5.0
+    send_s: Annotated[Seconds, _doc("The longest time in which the provider reads nothing of a large request.")] = 30.0
     first_byte_s: Annotated[
         Seconds | None,
         _doc("To the first content of a stream, or to the head of a whole reply; without it 60, or total_s."),

@@ -32,16 +32,18 @@ class ProviderType(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The four independent limits of an upstream call, in seconds (R17); defaults from reliability.md Q18.
+    """The independent limits of an upstream call, in seconds (R17); defaults from reliability.md Q18.
 
     ``first_byte_s`` runs to the first content of a stream, or to the header block of a whole reply. Not configured
     (``None``) it is 60 s for streams and ``total_s`` for whole replies, whose first byte comes when the model is done.
+    ``send_s`` (S-46): nothing of a request that could not be written at once is read.
     """
 
     connect_s: float = 5.0
     first_byte_s: float | None = None
     idle_s: float = 300.0
     total_s: float = 600.0
+    send_s: float = 30.0
 
     @property
     def stream_first_byte_s(self) -> float:

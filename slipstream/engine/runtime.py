@@ -149,8 +149,8 @@ class Outbound:
 def transport_key(spec: ProviderSpec, snapshot: Snapshot) -> tuple[object, ...]:
     """Two providers (of two generations) with the same key may share a transport and its connections (Q20)."""
     return (
-        spec.name, spec.type, spec.api_base, spec.api_key, spec.region, spec.max_connections, snapshot.verify_ssl,
-        snapshot.ca_file,
+        spec.name, spec.type, spec.api_base, spec.api_key, spec.region, spec.max_connections, spec.timeouts.send_s,
+        snapshot.verify_ssl, snapshot.ca_file,
     )  # fmt: skip
 
 

@@ -96,7 +96,14 @@ def _route(model: str, snapshot: Snapshot, serving: list[ProviderSpec]) -> list[
         renamed = f" as {upstream}" if upstream is not None and upstream != model else ""
         lines.append(f"    {100 * provider.weight / total:6.2f} %  {provider.name}{renamed}")
     others = snapshot.routing.fallbacks.get(model)
-    return [*lines, f"    then: {', '.join(others)}"] if others else lines
+    if others:
+        lines.append(f"    then: {', '.join(others)}")
+    least = snapshot.routing.finishes_after(model)
+    if least is not None:
+        lines.append(
+            "    read to the end when the client leaves" + (f" after {_count(least, 'token')}" if least else "")
+        )
+    return lines
 
 
 def _address(host: str, port: int) -> str:

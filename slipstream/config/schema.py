@@ -185,6 +185,12 @@ class ServerFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ] = None
 
 
+class FinishFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """An answer that is read to its end when its client leaves late."""
+
+    finish_after_tokens: Annotated[int, Meta(ge=1, description="Only if it has so many tokens by then.")]
+
+
 class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """How a provider is chosen, and what happens when it fails."""
 
@@ -201,6 +207,10 @@ class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     ] = field(default_factory=dict)
     content_filter_fallbacks: Annotated[
         dict[ModelName, list[ModelName]], _doc("Model -> models for prompts that its provider refused to answer.")
+    ] = field(default_factory=dict)
+    on_disconnect: Annotated[
+        dict[Annotated[str, Meta(extra={"rule": rules.model_pattern})], Literal["cancel", "finish"] | FinishFile],
+        _doc("Model, or prefix with *: whether its answer is read to the end for the accounts when a client leaves."),
     ] = field(default_factory=dict)
 
 

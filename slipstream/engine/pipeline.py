@@ -35,12 +35,19 @@ from .runtime import Active, Runtime
 from .search import Choice, Search, choose, estimated_tokens, nobody, outage, ready_in_s, room_in_s
 
 
-async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
-    """Serve one request of the data plane from its body to its settlement."""
-    now = runtime.clock()
+async def serve(
+    runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str, ctx: RequestContext | None = None
+) -> None:
+    """Serve one request of the data plane from its body to its settlement. ``ctx`` only from ``engine.stay``."""
     label = endpoint.label
+    if ctx is None:
+        if runtime.active.outlasts:
+            from .stay import outlast
+
+            return await outlast(runtime, exchange, endpoint, key_name)
+        now = runtime.clock()
+        ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     runtime.requests += 1
-    ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     active = runtime.pin()
     runtime.metrics.enter(label)
     try:

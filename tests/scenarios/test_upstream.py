@@ -1225,12 +1225,7 @@ async def test_s46(row: Row) -> None:
     await together(pair(), alone())
 
 
-@scenario(
-    "S-46",
-    "stub does not read: a limit for sending",
-    missing="RESILIENCE: no send limit (30 s): the request waits for the limit of the first byte, and is told that one "
-    "(here: timeout.send_s and the code upstream_send_timeout)",
-)
+@scenario("S-46", "stub does not read: a limit for sending")
 async def test_s46_send(row: Row) -> None:
     async with row.stage({"script": deaf, "timeout": {"first_byte_s": 2.0, "send_s": 0.3}}) as s:
         got = await s.ask(body=chat(content="x" * 10_000_000))

@@ -80,6 +80,7 @@ def test_no_token_in_time_goes_to_another_target(silent: Plan) -> None:
     ("plan", "limit"),
     [
         (Plan(fail=UpstreamTimeout("connect", 5)), "connect"),
+        (Plan(fail=UpstreamTimeout("send", 30)), "send"),
         (Plan(wait_s=HANG), "first_byte"),
         (stream(delta("a"), HANG), "idle"),
         (stream(delta("a"), *[step for _ in range(9) for step in (30.0, delta("b"))]), "total"),

@@ -297,7 +297,7 @@ def spec(name: str, **more: Any) -> ProviderSpec:
 
 
 def snapshot(*providers: ProviderSpec, retries: int = 2, heartbeat_s: float = 0.0, **more: Any) -> Snapshot:
-    chains = ("fallbacks", "context_fallbacks", "content_filter_fallbacks", "strict_params")
+    chains = ("fallbacks", "context_fallbacks", "content_filter_fallbacks", "strict_params", "on_disconnect")
     routing = RoutingSpec(retries=retries, **{name: more.pop(name) for name in chains if name in more})
     server = ServerSpec(master_api_key=Secret("canary-master-key"), access_log=True, heartbeat_s=heartbeat_s)
     return Snapshot(server=server, routing=routing, providers=providers, **more)

@@ -15,7 +15,7 @@ from slipstream._fast import requests_begun
 from slipstream.net.aiohttp_transport import AiohttpTransport
 from slipstream.net.native import NativeTransport
 from slipstream.net.pool import Pool
-from slipstream.net.upstream import UpstreamReply, UpstreamRequest
+from slipstream.net.upstream import SEND_S, UpstreamReply, UpstreamRequest
 from tests.aio import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
@@ -176,14 +176,15 @@ async def client(
     verify: bool = True,
     ca_file: str | None = None,
     limit: int = 1024,
+    send_s: float = SEND_S,
     headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Client]:
     """A transport; at its end nothing of it is left."""
     transport: NativeTransport | AiohttpTransport
     if kind == "native":
-        transport = NativeTransport(verify_ssl=verify, ca_file=ca_file, max_connections=limit)
+        transport = NativeTransport(verify_ssl=verify, ca_file=ca_file, max_connections=limit, send_s=send_s)
     else:
-        transport = AiohttpTransport(verify_ssl=verify, ca_file=ca_file, max_per_origin=limit)
+        transport = AiohttpTransport(verify_ssl=verify, ca_file=ca_file, max_per_origin=limit, send_s=send_s)
     tasks = asyncio.all_tasks()
     try:
         yield Client(transport, url, headers or {"Authorization": "Bearer k"})

@@ -25,6 +25,7 @@ from .schema import (
     POLICIES,
     ConfigFile,
     CorsFile,
+    FinishFile,
     ProviderFile,
     ResilienceFile,
     ServerFile,
@@ -128,6 +129,7 @@ def compile_config(
             context_fallbacks=_chains(config.routing.context_fallbacks),
             content_filter_fallbacks=_chains(config.routing.content_filter_fallbacks),
             strict_params=config.routing.strict_params,
+            on_disconnect={name: _least(policy) for name, policy in config.routing.on_disconnect.items()},
         ),
         providers=tuple(_provider(provider, provider_types) for provider in config.providers),
         resilience=_resilience(config.resilience),
@@ -198,6 +200,13 @@ def _cors(cors: bool | CorsFile | None, has_key: bool) -> Cors:
     return Cors(tuple(dict.fromkeys(cors.origins)), cors.max_age_s)
 
 
+def _least(policy: str | FinishFile) -> int | None:
+    """After how many tokens an answer is read to its end, whoever has left; ``None``: never."""
+    if isinstance(policy, FinishFile):
+        return policy.finish_after_tokens
+    return 0 if policy == "finish" else None
+
+
 def _provider(written: ProviderFile, provider_types: Mapping[str, ProviderType]) -> ProviderSpec:
     default_base = provider_types[written.type].default_base
     limits = written.timeout
@@ -210,7 +219,7 @@ def _provider(written: ProviderFile, provider_types: Mapping[str, ProviderType])
         models=tuple(name for name in written.models if not name.endswith("*")),
         patterns=tuple(name[:-1] for name in written.models if name.endswith("*")),
         model_mapping=dict(written.model_mapping),
-        timeouts=Timeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s),
+        timeouts=Timeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s, limits.send_s),
         max_connections=written.max_connections,
         headers=dict(written.headers),
         price=_price(written),

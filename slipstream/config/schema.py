@@ -44,9 +44,10 @@ def _doc(text: str, rule: rules.Rule | None = None, **extra: Any) -> Meta:
 
 
 class TimeoutFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The four independent limits of an upstream call, in seconds."""
+    """The independent limits of an upstream call, in seconds."""
 
     connect_s: Annotated[Seconds, _doc("To reach the provider: DNS, TCP and TLS.")] = 5.0
+    send_s: Annotated[Seconds, _doc("The longest time in which the provider reads nothing of a large request.")] = 30.0
     first_byte_s: Annotated[
         Seconds | None,
         _doc("To the first content of a stream, or to the head of a whole reply; without it 60, or total_s."),
@@ -184,6 +185,12 @@ class ServerFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ] = None
 
 
+class FinishFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """An answer that is read to its end when its client leaves late."""
+
+    finish_after_tokens: Annotated[int, Meta(ge=1, description="Only if it has so many tokens by then.")]
+
+
 class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """How a provider is chosen, and what happens when it fails."""
 
@@ -200,6 +207,10 @@ class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     ] = field(default_factory=dict)
     content_filter_fallbacks: Annotated[
         dict[ModelName, list[ModelName]], _doc("Model -> models for prompts that its provider refused to answer.")
+    ] = field(default_factory=dict)
+    on_disconnect: Annotated[
+        dict[Annotated[str, Meta(extra={"rule": rules.model_pattern})], Literal["cancel", "finish"] | FinishFile],
+        _doc("Model, or prefix with *: whether its answer is read to the end for the accounts when a client leaves."),
     ] = field(default_factory=dict)
 
 

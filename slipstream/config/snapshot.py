@@ -32,16 +32,18 @@ class ProviderType(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The four independent limits of an upstream call, in seconds (R17); defaults from reliability.md Q18.
+    """The independent limits of an upstream call, in seconds (R17); defaults from reliability.md Q18.
 
     ``first_byte_s`` runs to the first content of a stream, or to the header block of a whole reply. Not configured
     (``None``) it is 60 s for streams and ``total_s`` for whole replies, whose first byte comes when the model is done.
+    ``send_s`` (S-46): nothing of a request that could not be written at once is read.
     """
 
     connect_s: float = 5.0
     first_byte_s: float | None = None
     idle_s: float = 300.0
     total_s: float = 600.0
+    send_s: float = 30.0
 
     @property
     def stream_first_byte_s(self) -> float:
@@ -224,7 +226,9 @@ class ServerSpec:
 class RoutingSpec:
     """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it
     (separately for a prompt that is too long and for one that was filtered);
-    ``strict_params``: what a provider cannot express is refused, not reported (R65)."""
+    ``strict_params``: what a provider cannot express is refused, not reported (R65); ``on_disconnect``: model or
+    prefix with ``*`` -> after so many tokens an answer is read to its end when the client leaves, ``None``: never
+    (R7)."""
 
     policy: str = "weighted_round_robin"
     retries: int = 2
@@ -232,6 +236,12 @@ class RoutingSpec:
     context_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     content_filter_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     strict_params: bool = False
+    on_disconnect: Mapping[str, int | None] = field(default_factory=dict)
+
+    def finishes_after(self, model: str) -> int | None:
+        """What ``on_disconnect`` says of ``model``: its own entry, else that of the longest prefix."""
+        fits = [name for name in self.on_disconnect if name.endswith("*") and model.startswith(name[:-1])]
+        return self.on_disconnect.get(model if model in self.on_disconnect else max(fits, key=len, default=""))
 
 
 @dataclass(frozen=True, slots=True)

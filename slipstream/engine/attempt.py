@@ -1,7 +1,7 @@
 """One attempt: build the outbound request, send it, tell success from failure, relay.
 
 Raises the upstream branch of the error tree and nothing else (but cancellation and ``ClientGone``). Every attempt
-starts from the client's original bytes (R59), under one watchdog for the four limits (R17).
+starts from the client's original bytes (R59), under one watchdog for its limits (R17).
 """
 
 from __future__ import annotations

@@ -32,15 +32,22 @@ from .exchange import ClientGone, Exchange
 from .pulse import Pulse
 from .race import Hedged, repeatable
 from .runtime import Active, Runtime
-from .search import Choice, Search, choose, estimated_tokens, nobody, ready_in_s, room_in_s
+from .search import Choice, Search, choose, estimated_tokens, nobody, outage, ready_in_s, room_in_s
 
 
-async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
-    """Serve one request of the data plane from its body to its settlement."""
-    now = runtime.clock()
+async def serve(
+    runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str, ctx: RequestContext | None = None
+) -> None:
+    """Serve one request of the data plane from its body to its settlement. ``ctx`` only from ``engine.stay``."""
     label = endpoint.label
+    if ctx is None:
+        if runtime.active.outlasts:
+            from .stay import outlast
+
+            return await outlast(runtime, exchange, endpoint, key_name)
+        now = runtime.clock()
+        ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     runtime.requests += 1
-    ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     active = runtime.pin()
     runtime.metrics.enter(label)
     try:
@@ -206,9 +213,12 @@ def _harmless(error: UpstreamError, call: Call | None) -> bool:
 
 
 def _tell_when(runtime: Runtime, active: Active, call: Call, pool: Pool, error: UpstreamError | Overloaded) -> None:
-    """A 429 or 503 says when the first of the targets may be asked again (R52)."""
-    if isinstance(error, UpstreamError) and error.failure in (FailureClass.RATE_LIMITED, FailureClass.OVERLOADED):
-        now = runtime.clock()
+    """A 429 or 503 says when the first of the targets may be asked again (R52), and so does an outage of all."""
+    if not isinstance(error, UpstreamError):
+        return
+    now = runtime.clock()
+    outage(active, runtime, pool, error, now)
+    if error.failure in (FailureClass.RATE_LIMITED, FailureClass.OVERLOADED):
         soonest = min(max(ready_in_s(active, t, now), room_in_s(runtime, t, call, now)) for t in pool.targets)
         if soonest > 0:
             error.retry_after_s = soonest

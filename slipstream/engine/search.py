@@ -27,6 +27,9 @@ from ..wire.request import Call
 from ..wire.usage import estimate
 from .runtime import Active, Runtime
 
+DOWN = 5
+"""A target with so many failures in a row is down: as many as open a breaker (Q02); that of the last never opens."""
+
 
 class Choice(NamedTuple):
     """One attempt to make. ``probe``: the target's breaker waits for its end."""
@@ -120,6 +123,23 @@ def nobody(runtime: Runtime, active: Active, pool: Pool, now: float, call: Call 
         # a client that waits no longer than its request may take need not try (S-27)
         | ({"x-should-retry": "false"} if soonest > pool.targets[0].provider.timeouts.total_s else {}),
     )
+
+
+def outage(active: Active, runtime: Runtime, pool: Pool, error: UpstreamError, now: float) -> None:
+    """Say so when nobody of ``pool`` can be reached, and that was so before this request (S-110), however often it has
+    tried: then it is no longer one attempt's failure that the client should hear of, but when to come back (R52).
+
+    The targets are asked all the same, and the first success ends it: a refused connection costs a millisecond, and a
+    guess about health never turns a request away. So nothing waits, and nothing has to find out that they are back.
+    """
+    if error.failure not in (FailureClass.CONNECT, FailureClass.TRANSPORT) or error.status != 502:
+        return
+    rows = [target.row for target in pool.targets]
+    if all(runtime.table.consecutive(row) >= DOWN and active.cooldowns.ill(row, now) for row in rows):
+        soonest = max(1, math.ceil(min(ready_in_s(active, target, now) for target in pool.targets)))
+        error.message = f"No provider of this model can be reached. Try again in {soonest} s."
+        error.status, error.type, error.code = 503, "overloaded_error", "no_provider"
+        error.retry_after_s = soonest
 
 
 def ready_in_s(active: Active, target: Target, now: float) -> float:

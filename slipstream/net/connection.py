@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .._fast import E_BODY, E_DONE, E_ERROR, E_EXTRA, E_HEAD, ResponseReader, Waiter
-from ..errors import MalformedReply, TransportError
+from ..errors import MalformedReply, TransportError, UpstreamTimeout
 from .decode import Decoder, decoder_for
+from .sending import waiting
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 JOIN_MAX = 32 * 1024
 BUFFERED_MAX = 128 * 1024
 """Body bytes that wait for the client before the upstream is no longer read (R33)."""
+
+
+SEND_CHECK_S = 0.1
+"""How often we look at whether a request goes out that could not be written at once."""
 
 
 class NativeReply:
@@ -207,7 +212,7 @@ class Connection:
         if events & E_DONE:
             self.reply = None
             reply.finish(reader.take_body() if events & E_BODY else b"")
-            if events & E_EXTRA or not reader.keep_alive or (self._large and self._unsent):
+            if events & E_EXTRA or not reader.keep_alive or (self._large and self._behind()):
                 self.abort()
             else:
                 self.pool.give_back(self)
@@ -254,10 +259,10 @@ class Connection:
     def usable(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
 
-    @property
-    def _unsent(self) -> int:
+    def _behind(self) -> bool:
         """An answer before the end of the request (S-45): another request must not wait behind the rest of it."""
-        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+        self._large = False
+        return self.transport is not None and waiting(self.transport) > 0
 
     def send(self, head: bytes, body: bytes) -> Waiter[NativeReply]:
         """Write a request; what is returned brings the reply when its header block is here."""
@@ -270,9 +275,30 @@ class Connection:
         if len(body) > JOIN_MAX:
             self._large = True
             transport.writelines((head, body))
+            left = waiting(transport)
+            if left:
+                limit_s = self.pool.send_s
+                every_s = min(SEND_CHECK_S, limit_s / 10)
+                self.pool.loop.call_later(every_s, self._sending, answer, left, every_s, limit_s, limit_s)
         else:  # one small copy is cheaper than a second buffer in the system call
             transport.write(head + body)
         return answer
+
+    def _sending(self, answer: Waiter[NativeReply], left: int, every_s: float, rest_s: float, limit_s: float) -> None:
+        """Does the provider read the request that ``answer`` is of (R17, S-46)? ``left`` was ``waiting`` at the last
+        look; of ``limit_s`` without any progress ``rest_s`` are left. Looks are counted, not time: when it was we who
+        stood still, nobody else is to blame (S-90)."""
+        if answer.done() or self.transport is None:
+            return
+        now = waiting(self.transport)
+        if not now:
+            return
+        rest_s = limit_s if now != left else rest_s - every_s
+        if rest_s < every_s / 2:
+            self._lost(UpstreamTimeout("send", limit_s))
+            self.abort()
+            return
+        self.pool.loop.call_later(every_s, self._sending, answer, now, every_s, rest_s, limit_s)
 
     def forsake(self, answer: Waiter[NativeReply]) -> None:
         """Nobody waits for this answer any more. The connection may be another request's already."""

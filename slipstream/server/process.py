@@ -105,10 +105,16 @@ def make_transport(spec: ProviderSpec, snapshot: Snapshot) -> Upstream:
         from ..net.aiohttp_transport import AiohttpTransport
 
         return AiohttpTransport(
-            verify_ssl=snapshot.verify_ssl, ca_file=snapshot.ca_file, max_per_origin=spec.max_connections
+            verify_ssl=snapshot.verify_ssl,
+            ca_file=snapshot.ca_file,
+            max_per_origin=spec.max_connections,
+            send_s=spec.timeouts.send_s,
         )
     return NativeTransport(
-        verify_ssl=snapshot.verify_ssl, ca_file=snapshot.ca_file, max_connections=spec.max_connections
+        verify_ssl=snapshot.verify_ssl,
+        ca_file=snapshot.ca_file,
+        max_connections=spec.max_connections,
+        send_s=spec.timeouts.send_s,
     )
 
 

@@ -419,3 +419,43 @@ def test_nothing_is_left_behind() -> None:
             assert seen.total("llm_proxy_tokens_total", token_type="completion") == mock.ledger.completion_tokens == 990
 
     run(main())
+
+
+# ------------------------------------------------------------------ answers that are read to their end
+
+
+@pytest.mark.parametrize("end", ["fin", "rst"])
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.MESSAGES], ids=lambda endpoint: endpoint.name)
+@pytest.mark.parametrize("listener", ["native", "aiohttp"])
+def test_an_answer_is_finished_for_the_accounts(
+    listener: str, endpoint: Endpoint, stream: bool, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7 ``finish``: the provider sees no disconnect, and its own ledger is what is counted (R8)."""
+    monkeypatch.setenv("SLIPSTREAM_LISTENER", listener)
+
+    async def main() -> None:
+        conf: dict[str, Any] = {"routing": {"on_disconnect": {"*": "finish"}}}
+        async with (
+            mocks(tokens_per_s=200.0, completion_tokens=60, mean_latency_ms=100, p95_latency_ms=101) as (mock,),
+            gateway(config(to(mock, type="mock"), **conf)) as served,
+        ):
+            client = await RawClient.connect(served.port)
+            client.writer.write(request_bytes("POST", endpoint.path, body_of(endpoint, stream, "m")))
+            await until(lambda: mock.ledger.open == 1)
+            if stream:
+                await until(lambda: mock.ledger.completion_tokens > 5)
+            leave(client, end)
+            await until(lambda: len(served.runtime.outlasting) == 1)
+            await until(lambda: served.runtime.in_flight == mock.ledger.open == 0)
+            assert (mock.ledger.disconnects, mock.ledger.completion_tokens) == (0, 60)
+            seen = await scrape(served.port)
+            ((row, count),) = seen.rows("llm_proxy_requests_total")
+            assert (row["status_code"], count) == ("499", 1)
+            assert seen.total("llm_proxy_tokens_total", token_type="completion") == 60
+            assert seen.total("llm_proxy_tokens_total", token_type="prompt") == mock.ledger.prompt_tokens
+            assert {row["usage_source"] for row, _ in seen.rows("slipstream_usage_source_total")} == {"provider"}
+            assert seen.total("slipstream_client_disconnects_total") == 1
+            assert served.runtime.active.in_flight == 0
+
+    run(main())

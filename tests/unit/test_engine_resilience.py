@@ -10,6 +10,7 @@ import pytest
 from slipstream.config.snapshot import BreakerSpec, LimitsSpec, ResilienceSpec, RetrySpec, Timeouts
 from slipstream.engine import relay
 from slipstream.engine.pipeline import serve
+from slipstream.errors import ConnectFailed
 from slipstream.obs.families import EJECTED, RETRY_BUDGET_EXHAUSTED
 from slipstream.types import Endpoint
 from tests.fakes import (
@@ -56,6 +57,68 @@ def test_who_only_just_failed_is_better_than_nobody() -> None:  # S-109
         world = World({"a": [refuse(500), ok()], "b": [refuse(500), ok()]})
         assert (await world.ask()).status == 500
         assert (await world.ask()).status == 200
+
+    run_virtual(main())
+
+
+def refused() -> Plan:
+    return Plan(fail=ConnectFailed("no connection to the provider could be made"))
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_an_outage_of_all_is_told_as_one_until_the_first_success(names: str) -> None:
+    """S-110, R52: not as the last attempt's failure, and with a time to come back; but each request asks."""
+
+    async def main() -> None:
+        world = World({name: [refused() for _ in range(60)] + [ok()] for name in names}, retries=1)
+        statuses = []
+        for _ in range(12):
+            loop_now().now += 1.0
+            exchange = await world.ask()
+            statuses.append(exchange.status)
+        assert statuses[0] == 502
+        assert statuses == sorted(statuses)
+        assert statuses[-1] == 503
+        assert exchange.json["error"]["code"] == "no_provider"
+        assert exchange.json["error"]["type"] == "overloaded_error"
+        assert 1 <= int(exchange.headers["Retry-After"]) <= 60
+        before = sum(world.asked.values())
+        assert (await world.ask()).status == 503
+        assert sum(world.asked.values()) > before, "a guess about health turns nobody away"
+        for upstream in world.upstreams.values():
+            upstream.plans[:] = [ok()]
+        assert (await world.ask()).status == 200
+        for upstream in world.upstreams.values():
+            upstream.plans[:] = [refused() for _ in range(9)]
+        assert (await world.ask()).status == 502
+        world.settled_once(15)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("plan", [refuse(500), refuse(429)], ids=str)
+def test_who_answers_is_no_outage(plan: Plan) -> None:
+    """S-110 is of those who cannot be reached; what a provider says itself is passed on."""
+
+    async def main() -> None:
+        world = World({"a": [plan]}, retries=0)
+        for _ in range(12):
+            loop_now().now += 70.0
+            assert (await world.ask()).status == plan.status
+
+    run_virtual(main())
+
+
+def test_who_is_left_of_the_pool_is_no_outage() -> None:
+    """S-110: one of them was well a moment ago, so its failure is the answer."""
+
+    async def main() -> None:
+        world = World({"a": [refused() for _ in range(60)], "b": [ok() for _ in range(12)]}, retries=1)
+        for _ in range(12):
+            loop_now().now += 1.0
+            assert (await world.ask()).status == 200
+        world.upstreams["b"].plans[:] = [refused() for _ in range(9)]
+        assert (await world.ask()).status == 502
 
     run_virtual(main())
 

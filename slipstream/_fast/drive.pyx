@@ -49,13 +49,45 @@ cdef swap_current(loop, task):
     return before
 
 
-cdef class Waiter:
+cdef class Callbacks:
+    """Whom to tell of the end."""
+
     def __init__(self, loop):
         self._loop = loop
 
     def get_loop(self):
         return self._loop
 
+    cpdef bint done(self):
+        raise NotImplementedError
+
+    def add_done_callback(self, callback, *, context=None):
+        if self.done():
+            self._loop.call_soon(callback, self, context=context)
+            return
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append((callback, context))
+
+    def remove_done_callback(self, callback):
+        if self._callbacks is None:
+            return 0
+        kept = [one for one in self._callbacks if one[0] != callback]
+        removed = len(self._callbacks) - len(kept)
+        self._callbacks = kept
+        return removed
+
+    cdef bint _tell(self) except -1:
+        """Whether there was anybody."""
+        callbacks, self._callbacks = self._callbacks, None
+        if not callbacks:
+            return False
+        for callback, context in callbacks:
+            self._loop.call_soon(callback, self, context=context)
+        return True
+
+
+cdef class Waiter(Callbacks):
     cpdef bint done(self):
         return self._state != PENDING
 
@@ -109,26 +141,7 @@ cdef class Waiter:
         if self._task is not None:
             self._loop.call_soon(self._task._go_on)
             self._task = None
-        callbacks, self._callbacks = self._callbacks, None
-        if callbacks is not None:
-            for callback, context in callbacks:
-                self._loop.call_soon(callback, self, context=context)
-
-    def add_done_callback(self, callback, *, context=None):
-        if self._state != PENDING:
-            self._loop.call_soon(callback, self, context=context)
-            return
-        if self._callbacks is None:
-            self._callbacks = []
-        self._callbacks.append((callback, context))
-
-    def remove_done_callback(self, callback):
-        if self._callbacks is None:
-            return 0
-        kept = [one for one in self._callbacks if one[0] != callback]
-        removed = len(self._callbacks) - len(kept)
-        self._callbacks = kept
-        return removed
+        self._tell()
 
     def __await__(self):
         if self._state == PENDING:
@@ -137,10 +150,10 @@ cdef class Waiter:
         return self.result()
 
 
-cdef class RequestTask:
+cdef class RequestTask(Callbacks):
     def __init__(self, coro, loop):
-        self._coro = coro
         self._loop = loop
+        self._coro = coro
 
     def __dealloc__(self):
         global _live
@@ -159,16 +172,13 @@ cdef class RequestTask:
             self._loop.call_soon(self._go_on)
 
     # ------------------------------------------------------------------ what asyncio wants of a task
-    def get_loop(self):
-        return self._loop
-
     def get_coro(self):
         return self._coro
 
     def get_name(self):
         return "request"
 
-    def done(self):
+    cpdef bint done(self):
         return self._done
 
     def cancelled(self):
@@ -199,22 +209,6 @@ cdef class RequestTask:
             return True
         self._must_cancel = True
         return True
-
-    def add_done_callback(self, callback, *, context=None):
-        if self._done:
-            self._loop.call_soon(callback, self, context=context)
-            return
-        if self._callbacks is None:
-            self._callbacks = []
-        self._callbacks.append((callback, context))
-
-    def remove_done_callback(self, callback):
-        if self._callbacks is None:
-            return 0
-        kept = [one for one in self._callbacks if one[0] != callback]
-        removed = len(self._callbacks) - len(kept)
-        self._callbacks = kept
-        return removed
 
     # ------------------------------------------------------------------ going on
     def _go_on(self):
@@ -306,9 +300,5 @@ cdef class RequestTask:
             self._cancelled = True
         else:
             self._exception = error
-        callbacks, self._callbacks = self._callbacks, None
-        if callbacks is not None:
-            for callback, context in callbacks:
-                self._loop.call_soon(callback, self, context=context)
-        elif self._exception is not None:
+        if not self._tell() and self._exception is not None:
             self._loop.call_exception_handler({"message": "a request failed", "exception": error, "task": self})

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from slipstream._fast import requests_begun
 from slipstream.net.aiohttp_transport import AiohttpTransport
 from slipstream.net.native import NativeTransport
 from slipstream.net.pool import Pool
@@ -193,6 +194,7 @@ async def client(
             await until(lambda: transport.stats()["connections_open"] == 0)
             await until(lambda: all(pool._connecting == 0 and not pool._waiters for pool in transport._pools.values()))
         await until(lambda: not [t for t in asyncio.all_tasks() - tasks if "serve" not in repr(t.get_coro())])
+        await until(lambda: requests_begun() == 0)
 
 
 def free_port() -> int:

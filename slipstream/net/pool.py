@@ -68,7 +68,7 @@ class Pool:
             self._connecting += 1
         try:
             async with asyncio.timeout(connect_s):
-                conn = await self.connector.connect(lambda: Connection(self))
+                conn = await self.connector.connect(lambda: Connection(self))  # type: ignore[type-var]
             if conn.transport is None:
                 raise ConnectFailed("the provider closed the connection at once")
             self._open.add(conn)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import select
 import time
+from collections.abc import Callable
 from email.utils import formatdate
+from typing import cast
 
 from .._fast import RequestHead
 from ..wire.headers import Block
@@ -76,11 +78,12 @@ class NativeListener:
 
     async def start(self, host: str | None, port: int, *, accept: Accept | None = None) -> None:
         """Listen on host and port, or where ``accept`` does."""
+        protocols = cast("Callable[[], asyncio.Protocol]", self._connection)
         if accept is not None:
-            self._listening = accept(self._connection)
+            self._listening = accept(protocols)
         else:
             self._listening = await self.loop.create_server(
-                self._connection, host, port, backlog=BACKLOG, reuse_address=True
+                protocols, host, port, backlog=BACKLOG, reuse_address=True
             )
         self._sweep()
 
@@ -99,7 +102,7 @@ class NativeListener:
             await self._until_drained(end)
             tasks = [task for connection in list(self._open) if (task := connection.abort()) is not None]
             if tasks:
-                await asyncio.wait(tasks, timeout=CANCEL_S)
+                await asyncio.wait(tasks, timeout=CANCEL_S)  # type: ignore[type-var]
             await self._until_drained(self.loop.time() + CANCEL_S)
             await self.reference.close(max(0.0, end - self.loop.time()))
         finally:

@@ -15,6 +15,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from .._fast import RequestTask
 from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
 from ..errors import GatewayError
@@ -49,13 +50,13 @@ NEVER = float("inf")
 ENDED = Fault(400, "", False)  # in the place of a fault: nothing more is read, and nobody is to be told
 
 
-class NativeConnection(asyncio.Protocol):
-    """One client connection."""
+class NativeConnection:
+    """One client connection: a protocol of asyncio."""
 
     __slots__ = (
         "_buffer", "_drain", "_error", "_exchange", "_fault", "_guard", "_in_head", "_incoming", "_key_name",
-        "_moved_at", "_paused", "_refused", "_route", "_task", "_turn_bytes", "_unsent", "blocked", "deadline",
-        "http10", "keep_alive", "lingering", "listener", "transport",
+        "_moved_at", "_paused", "_refused", "_route", "_starting", "_task", "_turn_bytes", "_unsent", "blocked",
+        "deadline", "http10", "keep_alive", "lingering", "listener", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: NativeListener) -> None:
@@ -80,7 +81,9 @@ class NativeConnection(asyncio.Protocol):
         """Its body, while that is not whole."""
         self._turn_bytes = 0
         # the request that is being served
-        self._task: asyncio.Task[None] | None = None
+        self._task: RequestTask | None = None
+        self._starting = False
+        """The task is in its first step, within ``_serve``."""
         self._drain: asyncio.Future[None] | None = None
         self.blocked = False
         self._unsent, self._moved_at = 0, 0.0
@@ -252,7 +255,7 @@ class NativeConnection(asyncio.Protocol):
         if not whole:
             self._came(incoming, size)
         elif self.transport is not None:
-            self.transport.set_protocol(self)
+            self.transport.set_protocol(self)  # type: ignore[arg-type]
             self._whole(incoming, b"")
 
     def _came(self, incoming: Incoming, size: int) -> None:
@@ -290,7 +293,10 @@ class NativeConnection(asyncio.Protocol):
             self._answered()
             return
         exchange.data = body
-        self._task = asyncio.Task(self._run(exchange), loop=self.listener.loop, name="request")
+        task = self._task = RequestTask(self._run(exchange), self.listener.loop)
+        self._starting = True
+        task.begin(not self._buffer)  # one request of a connection in each turn
+        self._starting = False
 
     async def _run(self, exchange: NativeExchange) -> None:
         try:
@@ -308,6 +314,8 @@ class NativeConnection(asyncio.Protocol):
                 self._answer_error(GatewayError("internal error"))
         self._task = None
         self._answered()
+        if self._starting:
+            return  # who began it goes on
         if self._buffer or self._paused or self._fault is not None or not self._guard.idle:
             self._advance()
 
@@ -372,8 +380,9 @@ class NativeConnection(asyncio.Protocol):
         self.deadline = self.listener.loop.time() + LINGER_S
         transport = self.transport
         if transport is not None and not transport.is_closing():
-            if transport.get_protocol() is not self:
-                transport.set_protocol(self)  # an inlet would wait for the body
+            protocol: object = transport.get_protocol()
+            if protocol is not self:
+                transport.set_protocol(self)  # type: ignore[arg-type]  # an inlet would wait for the body
             with contextlib.suppress(OSError, RuntimeError):  # the client may have gone first
                 transport.write_eof()
             self._resume()
@@ -439,7 +448,7 @@ class NativeConnection(asyncio.Protocol):
             return
         self._end()
 
-    def abort(self) -> asyncio.Task[None] | None:
+    def abort(self) -> RequestTask | None:
         """Drop the connection; gives the task that is still winding down."""
         if self.transport is not None:
             self.transport.abort()

@@ -45,6 +45,7 @@ NEVER = math.inf
 QUEUE_FULL = "queue_full"
 QUEUE_WAIT = "queue_wait"
 DEADLINE = "deadline"
+ENDING = "ending"
 """Why a bulkhead refuses: ``Overloaded.reason``."""
 
 
@@ -139,9 +140,10 @@ class Bulkhead:
         if self.try_enter():
             return 0.0
         since = self._loop.time()
-        limit_s = min(self.queue_wait_s, deadline_s)
-        reason = DEADLINE if deadline_s < self.queue_wait_s else QUEUE_WAIT
-        self._refuse(since, limit_s, reason, priority)
+        refused = self.verdict(deadline_s, priority)
+        if refused is not None:
+            raise Overloaded(self.retry_after_s(), refused)
+        limit_s, reason = self._patience(deadline_s)
         waiter = _Waiter(self._loop.create_future(), since + limit_s, reason)
         queue = self._queues[priority]
         queue[waiter] = None
@@ -152,10 +154,9 @@ class Bulkhead:
         except BaseException:
             self._abandon(waiter, queue)
             raise
-        now = self._loop.time()
         if not entered:
-            raise Overloaded(self._retry_after_s(now), waiter.reason)
-        return now - since
+            raise Overloaded(self.retry_after_s(), waiter.reason)
+        return self._loop.time() - since
 
     def leave(self) -> None:
         """Free the place, or hand it over to who is next."""
@@ -184,18 +185,41 @@ class Bulkhead:
             self.leave()
             self.left -= 1  # nothing was served
 
+    def end(self) -> None:
+        """Nobody waits any longer, from now on (R79)."""
+        self.queue_limit = 0
+        for queue in self._queues:
+            while queue:
+                waiter, _ = queue.popitem(last=False)
+                self.queued -= 1
+                if not waiter.future.done():
+                    waiter.reason = ENDING
+                    waiter.future.set_result(False)
+
     # ---- who need not wait to be refused
 
-    def _refuse(self, now: float, limit_s: float, reason: str, priority: int) -> None:
-        rate = self._rate(now)
+    def verdict(self, deadline_s: float = NEVER, priority: int = NORMAL) -> str | None:
+        """Why somebody who comes now and has so long would be refused at once; ``None``: there is a place, or it is
+        worth waiting."""
+        if self.in_flight < self._limit:
+            return None
+        limit_s, reason = self._patience(deadline_s)
+        rate = self._rate(self._loop.time())
         if self.queued >= self.queue_limit:
-            raise Overloaded(self._retry_after_s(now), QUEUE_FULL)
+            return QUEUE_FULL
         if limit_s <= 0:
-            raise Overloaded(self._retry_after_s(now), reason)
+            return reason
         if rate:
             ahead = sum(len(queue) for queue in self._queues[: priority + 1])
             if (ahead + 1) / rate > limit_s:
-                raise Overloaded(self._retry_after_s(now), reason)
+                return reason
+        return None
+
+    def _patience(self, deadline_s: float) -> tuple[float, str]:
+        """How long is waited, and what it is that is over then."""
+        if deadline_s < self.queue_wait_s:
+            return deadline_s, DEADLINE
+        return self.queue_wait_s, QUEUE_WAIT
 
     def _rate(self, now: float) -> float:
         """Places that become free per second since somebody waits; 0: not known. Call it when somebody comes."""
@@ -211,9 +235,9 @@ class Bulkhead:
             return 0.0
         return (self.left - left) / (now - since)
 
-    def _retry_after_s(self, now: float) -> float:
+    def retry_after_s(self) -> float:
         """How long it takes to serve all who wait, if that can be said, else one wait (R52)."""
-        rate = self._known_rate(now) if self.queued else 0.0
+        rate = self._known_rate(self._loop.time()) if self.queued else 0.0
         return (self.queued + 1) / rate if rate else self.queue_wait_s
 
     # ---- the timer

@@ -81,6 +81,8 @@ class UpstreamError(GatewayError):
     """
 
     source = "upstream"
+    lasts = False
+    """Whether the same target would fail in the same way a moment later, whatever the class says."""
 
     def __init__(
         self,
@@ -103,14 +105,21 @@ class UpstreamError(GatewayError):
 
 
 class ConnectFailed(UpstreamError):
-    """No connection to the provider: DNS, refused, TLS. Nothing was sent, so trying another is always safe."""
+    """No connection to the provider: DNS, refused, TLS. Nothing was sent, so trying another is always safe. One that
+    ``lasts`` is a certificate's or a TLS version's (S-42).
+    """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, lasts: bool = False) -> None:
         super().__init__(message, failure=FailureClass.CONNECT, code="upstream_connect_error")
+        self.lasts = lasts
 
 
 class UpstreamTimeout(UpstreamError):
-    """One of the four limits ran out (R17). ``phase``: ``connect``, ``first_byte``, ``idle`` or ``total``."""
+    """One of the four limits ran out (R17). ``phase``: ``connect``, ``first_byte``, ``idle`` or ``total``. It
+    ``lasts``: a second wait as long as the first has no place in the deadline (Q09, Q18).
+    """
+
+    lasts = True
 
     def __init__(self, phase: str, limit_s: float) -> None:
         super().__init__(

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ..state.table import SharedTable
 
 
+BAD_START = 2
+"""The exit code of a gateway that did not begin: what it was told is wrong (S-107). ``click`` has the same for flags."""
+
+
 class Workers(click.ParamType):  # type: ignore[type-arg]  # generic for the type checker only
     """A number, or ``auto``."""
 
@@ -74,19 +78,20 @@ def command(
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
-        sys.exit(1)
+        sys.exit(BAD_START)
 
 
 def _serve(snapshot: Snapshot, load: Callable[..., Snapshot], demo: bool) -> int:
     """Raises ``ConfigError``."""
     from ..server.drain import Drain
-    from ..server.process import serve_forever, state_dir
+    from ..server.process import require_compiled, serve_forever, state_dir
     from ..server.workers import bind, taken
     from ..state.table import open_table
 
     server = snapshot.server
     if server.workers > WORKERS:
         raise ConfigError([f"server.workers: is out of range; there can be {WORKERS} at most"])
+    require_compiled()
     drain = Drain.from_environment(os.environ)
     shared = open_table(state_dir(snapshot))
     if shared.note is not None:
@@ -96,7 +101,7 @@ def _serve(snapshot: Snapshot, load: Callable[..., Snapshot], demo: bool) -> int
         sock = bind(server.host, server.port, share=not demo)
     except OSError as error:
         click.echo(f"cannot listen on {server.host}:{server.port}: {error.strerror}; choose another --port", err=True)
-        return 1
+        return BAD_START
     port = sock.getsockname()[1]
     if joined:
         click.echo(f"port {port} is shared with another gateway: each takes some connections until one ends", err=True)
@@ -117,14 +122,14 @@ def _supervise(
     and one that is started later begins with the latest.
     """
     from ..obs import log as obs_log
-    from ..obs.families import RELOADS
+    from ..obs.families import LOG_DROPPED, RELOADS
     from ..obs.metrics import Metrics
     from ..server.process import not_reloaded, preload, serve_forever
     from ..server.workers import Place, Supervisor
 
-    obs_log.setup(snapshot.server.log_level)
-    preload(snapshot)
     metrics = Metrics(shared.series)
+    obs_log.setup(snapshot.server.log_level, dropped=functools.partial(metrics.count, LOG_DROPPED, ()))
+    preload(snapshot)
     latest = snapshot
 
     def reread() -> bool:

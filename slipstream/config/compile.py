@@ -179,6 +179,7 @@ def _server(server: ServerFile, folder: Path, overrides: Overrides, ambient: Amb
         workers=overrides.workers or server.workers,
         master_api_key=server.master_api_key,
         max_body_bytes=server.max_body_bytes,
+        max_connections=server.max_connections,
         cors=_cors(server.cors, has_key),
         heartbeat_s=server.heartbeat_s,
         log_level=overrides.log_level or server.log_level,

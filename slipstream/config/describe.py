@@ -29,7 +29,8 @@ def describe(snapshot: Snapshot) -> str:
             f"key {_is_set(server.master_api_key, 'required', 'not required')}, "
             f"admin {_is_set(server.admin_token, 'on', 'off')}"
         ),
-        f"limits: bodies up to {server.max_body_bytes} bytes; CORS: {origins}; log level {server.log_level}",
+        f"limits: bodies up to {server.max_body_bytes} bytes, {_count(server.max_connections, 'connection')} a worker; "
+        f"CORS: {origins}; log level {server.log_level}",
         f"routing: {routing.policy}, {_count(routing.retries, 'retry', 'retries')}",
         f"TLS: {'verified' if snapshot.verify_ssl else 'NOT verified'}"
         + (f", authorities from {snapshot.ca_file}" if snapshot.ca_file else ""),

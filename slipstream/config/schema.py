@@ -165,6 +165,14 @@ class ServerFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     max_body_bytes: Annotated[
         int, Meta(ge=1024, le=MAX_BODY_BYTES, description="The largest request body, decompressed.")
     ] = 64 * 1024 * 1024
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Client connections at once, per worker; more are told 503, but for health checks.",
+        ),
+    ] = 20_000
     heartbeat_s: Annotated[
         Annotated[float, Meta(ge=0, le=MAX_TIMEOUT_S)],
         _doc("Seconds of silence after which a stream gets a heartbeat; 0 turns them off."),

@@ -209,6 +209,8 @@ class ServerSpec:
     workers: int = 1
     master_api_key: Secret | None = None
     max_body_bytes: int = 64 * 1024 * 1024
+    max_connections: int = 20_000
+    """Client connections at once, per worker (S-80)."""
     cors: Cors = Cors()
     log_level: str = "info"
     access_log: bool = False

@@ -14,7 +14,7 @@ import random
 
 from ..config.snapshot import Target
 from ..errors import ClientError, GatewayError, UpstreamError
-from ..obs.families import EJECTED, FAILOVERS, RETRY_BUDGET_EXHAUSTED
+from ..obs.families import EJECTED, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, RETRY_BUDGET_EXHAUSTED
 from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
@@ -104,6 +104,7 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
             if following is None:
                 _tell_when(runtime, active, call, failed.pool, error)
                 raise
+            again = following[:2] == failed[:2]
             target, model, pool, ctx.probe = following
             ctx.target = target
             if delay_s:
@@ -112,7 +113,13 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
                 await asyncio.sleep(delay_s)
                 ctx.upstream_s += runtime.clock() - waited_from  # for its sake, not our own time (R38)
                 ctx.waits = False
-            runtime.metrics.count(FAILOVERS)
+            if again and search.waits(following):  # others have asked it meanwhile
+                search.release(following)
+                _tell_when(runtime, active, call, pool, error)
+                raise
+            runtime.metrics.count(RETRIES if again else FAILOVERS)
+            if RETRY[error.failure].ambiguous:
+                runtime.metrics.count(RETRY_AMBIGUOUS)
         else:
             account.attempted(runtime, ctx, account.NONE)
             if (
@@ -165,17 +172,24 @@ def _following(
     failed: Choice,
     error: UpstreamError | Overloaded,
 ) -> tuple[Choice | None, float]:
-    """Who is asked next, and after how many seconds. Nobody when the request's time or the budget is used up (Q05,
-    Q18): nobody else is to be blamed for what could not end well."""
+    """Who is asked next, and after how many seconds: another, or the same again if nobody else is there. Nobody when
+    the request's time or the budget is used up (Q05, Q18): nobody else is to be blamed for what could not end well."""
     now = runtime.clock()
     left_s = total_s(ctx, failed.target.provider.timeouts) - (now - ctx.t_start)
     switches = (exchange.header("x-slipstream-no-retry"), exchange.header("x-slipstream-no-fallback"))  # R13
-    choice = search.after(error, failed, left_s > 0 and switches[0] is None, fallbacks=switches[1] is None)
+    may = left_s > 0 and switches[0] is None
+    choice = search.after(error, failed, may, fallbacks=switches[1] is None)
+    again = False
+    wait_s = 0.0
+    if choice is None and may and isinstance(error, UpstreamError):
+        found = search.again(error, failed) if _harmless(error, ctx.call) else None
+        if found is not None:
+            again, (choice, wait_s) = True, found
     if choice is None:
         return None, 0.0
     delay_s: float | None = 0.0
     if isinstance(error, UpstreamError) and RETRY[error.failure].other:
-        delay_s = active.policy.next_delay(error.failure, ctx.attempts, False, None, left_s, random.random)
+        delay_s = active.policy.next_delay(error.failure, ctx.attempts, again, wait_s, left_s, random.random)
         runtime.count_requests(now)
         if delay_s is not None and not runtime.retry_budget.try_spend(now):
             runtime.metrics.count(RETRY_BUDGET_EXHAUSTED)
@@ -184,6 +198,11 @@ def _following(
         search.release(choice)
         return None, 0.0
     return choice, delay_s
+
+
+def _harmless(error: UpstreamError, call: Call | None) -> bool:
+    """Whether the same target may be asked the same again: it may have done already what it was asked for (Q06c)."""
+    return not RETRY[error.failure].ambiguous or (call is not None and repeatable(call))
 
 
 def _tell_when(runtime: Runtime, active: Active, call: Call, pool: Pool, error: UpstreamError | Overloaded) -> None:

@@ -196,7 +196,7 @@ class Active:
     ) -> None:
         self.snapshot = snapshot
         self.routes = RouteTable(snapshot, lambda name: row_of(shared, name), shared.table)
-        self.cooldowns = Cooldowns(shared.table)
+        self.cooldowns = Cooldowns(shared.table, random.random)
         self.breakers = Breakers(shared.table, breaker_settings(snapshot.resilience.breaker), random.random)
         hedge = snapshot.resilience.hedge
         self.hedging = HedgePolicy(HedgeSettings(hedge.enabled, hedge.delay_s, ratio=hedge.budget_share), hedge_budget)

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 from ..config.snapshot import RoutingSpec, Target
-from ..errors import GatewayError
+from ..errors import GatewayError, UpstreamError
+from ..resilience.backoff import LONGEST_HOLD_S
 from ..resilience.breaker import PROBE, YES
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
@@ -137,7 +138,7 @@ class Search:
     """The attempts of one request after its first has failed: at most ``1 + retries`` targets for the model, then as
     many for each fallback model. Which chain of fallbacks that is the failure says."""
 
-    __slots__ = ("_active", "_asked", "_call", "_chains", "_pool", "_runtime")
+    __slots__ = ("_active", "_again", "_asked", "_call", "_chains", "_held_s", "_pool", "_runtime")
 
     def __init__(self, runtime: Runtime, active: Active, call: Call, first: Choice) -> None:
         self._runtime = runtime
@@ -147,6 +148,10 @@ class Search:
         self._asked = {(first.target.row, first.model)}
         """Rows and the model each was asked for: one row may stand for all models of a provider."""
         self._chains: dict[FailureClass | None, Iterator[Choice]] = {}
+        self._again = 0
+        """How often the first target was asked again."""
+        self._held_s = 0.0
+        """How long we have waited because it asked for time."""
 
     def after(self, error: GatewayError, failed: Choice, time_left: bool, *, fallbacks: bool = True) -> Choice | None:
         """Who may follow; ``None``: the failure is the answer. After a refused key, whoever has the same one is not
@@ -164,6 +169,35 @@ class Search:
                 return choice
             self.release(choice)
         return None
+
+    def again(self, error: UpstreamError, failed: Choice) -> tuple[Choice, float] | None:
+        """The same target once more, and the seconds that it has asked us to wait: where nobody else was there to be
+        asked (Q06b), at most ``retries`` times.
+
+        Not one that is ill: in an outage that goes on another try is only more load, and clients had better know at
+        once. Not one that wants to be left alone for longer than a client is held in all, nor after a failure that
+        ``lasts``.
+        """
+        if error.lasts or not RETRY[error.failure].same or len(self._asked) > 1:
+            return None
+        runtime, active, row = self._runtime, self._active, failed.target.row
+        now = runtime.clock()
+        wait_s = max(error.retry_after_s or 0.0, active.cooldowns.remaining_s(row, now) if self.waits(failed) else 0.0)
+        if (
+            self._again >= active.snapshot.routing.retries
+            or self._held_s + wait_s > LONGEST_HOLD_S
+            or active.cooldowns.ill(row, now)
+            or active.breakers.state(row, now) != "closed"
+            or (is_limited(failed.target) and not _takes(runtime, failed.target, self._call, now))
+        ):
+            return None
+        self._again += 1
+        self._held_s += wait_s
+        return failed._replace(probe=False), wait_s
+
+    def waits(self, choice: Choice) -> bool:
+        """Whether a target told us to come back later."""
+        return self._active.cooldowns.hard(choice.target.row, self._runtime.clock())
 
     def release(self, choice: Choice) -> None:
         """``choice`` is not asked after all."""

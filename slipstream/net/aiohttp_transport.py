@@ -115,6 +115,8 @@ class AiohttpTransport:
             )
         except aiohttp.ConnectionTimeoutError:
             raise UpstreamTimeout("connect", connect_s) from None
+        except (aiohttp.ClientSSLError, ssl.SSLError):
+            raise ConnectFailed("the TLS connection to the provider could not be made", lasts=True) from None
         except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError):
             raise ConnectFailed("no connection to the provider could be made") from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):

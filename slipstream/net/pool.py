@@ -74,7 +74,7 @@ class Pool:
         except TimeoutError:
             raise UpstreamTimeout("connect", connect_s) from None
         except ssl.SSLError:
-            raise ConnectFailed("the TLS connection to the provider could not be made") from None
+            raise ConnectFailed("the TLS connection to the provider could not be made", lasts=True) from None
         except (OSError, UnicodeError):
             raise ConnectFailed("no connection to the provider could be made") from None
         finally:

@@ -74,6 +74,10 @@ TTFT = Family(
 SPEED = Family("llm_proxy_tokens_per_second", Kind.GAUGE, "Speed of the last stream.", ("source", "model", "provider"))
 ATTEMPTS = Family("slipstream_upstream_attempts", Kind.COUNTER, "Attempts by outcome.", ("provider", "outcome"))
 FAILOVERS = Family("slipstream_failovers", Kind.COUNTER, "Attempts made on another target.")
+RETRIES = Family("slipstream_retries", Kind.COUNTER, "Attempts made on the same target again, nobody else being there.")
+RETRY_AMBIGUOUS = Family(
+    "slipstream_retry_ambiguous", Kind.COUNTER, "Attempts that followed one that may have been billed (Q06)."
+)
 EJECTED = Family("slipstream_targets_ejected", Kind.COUNTER, "Breakers that opened.", ("provider",))
 HEDGES = Family("slipstream_hedges", Kind.COUNTER, "Second attempts beside a slow one (Q14).", ("outcome",))
 PROBES = Family("slipstream_probes", Kind.COUNTER, "Health probes of our own by outcome.", ("provider", "outcome"))
@@ -92,8 +96,15 @@ DROPPED_PARAMS = Family(
     "Requests with settings a provider has no words for (R65).",
     ("provider",),
 )
+AUTH_FAILURES = Family("slipstream_auth_failures", Kind.COUNTER, "Refused keys: 401 (Q37).", ("reason",))
 BAD_REQUESTS = Family("slipstream_bad_requests", Kind.COUNTER, "Malformed HTTP by status.", ("status",))
+CONNECTIONS_REFUSED = Family(
+    "slipstream_connections_refused", Kind.COUNTER, "Connections beyond server.max_connections (S-80)."
+)
 LOG_SUPPRESSED = Family("slipstream_log_suppressed", Kind.COUNTER, "Log lines not written (Q32).")
+LOG_DROPPED = Family(
+    "slipstream_log_dropped", Kind.COUNTER, "Log lines lost: nobody took them, or they could not be written (Q45)."
+)
 RELOADS = Family("slipstream_config_reloads", Kind.COUNTER, "Reloads by result.", ("result",))
 WORKER_RESTARTS = Family("slipstream_worker_restarts", Kind.COUNTER, "Workers started in place of one that ended.")
 DRAIN_CUT = Family("slipstream_drain_cut_requests", Kind.COUNTER, "Answers cut short by the end of the process (R79).")
@@ -107,8 +118,9 @@ OVERHEAD = Family(
 FAMILIES = {
     family.name: family
     for family in (
-        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, EJECTED, HEDGES, PROBES, SHED,
-        RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST,
-        COST_UNKNOWN, DROPPED_PARAMS, BAD_REQUESTS, LOG_SUPPRESSED, RELOADS, WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
+        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, EJECTED,
+        HEDGES, PROBES, SHED, RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST, COST_UNKNOWN, DROPPED_PARAMS,
+        AUTH_FAILURES, BAD_REQUESTS, CONNECTIONS_REFUSED, LOG_SUPPRESSED, LOG_DROPPED, RELOADS, WORKER_RESTARTS,
+        DRAIN_CUT, OVERHEAD,
     )
 }  # fmt: skip

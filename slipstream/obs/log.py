@@ -1,4 +1,4 @@
-"""Logging: one JSON object a line on standard error, nothing else (R45: never on the request's way).
+"""Logging: one JSON object a line on standard error, nothing else (R45: never on the request's way, ``writer``).
 
 Loggers are children of ``slipstream``. Fields are passed as ``extra={"fields": {...}}``. Values are shortened and
 control characters escaped, so a client cannot forge a line (Q40). Malformed requests are rate-limited
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..wire.codec import dumps
+from .writer import QueueHandler
 
 MAX_VALUE_CHARS = 400
 MAX_TRACEBACK_CHARS = 16_000
@@ -62,10 +63,11 @@ class JsonFormatter(logging.Formatter):
         return self._text(str(value))
 
 
-def setup(level: str, redact: Callable[[str], str] | None = None) -> None:
-    """Send the package's log to standard error. Third-party loggers stay at WARNING; aiohttp's are silenced below that
-    because they print raw header bytes of malformed requests (reliability.md 2.1)."""
-    handler = logging.StreamHandler(sys.stderr)
+def setup(level: str, redact: Callable[[str], str] | None = None, dropped: Callable[[int], None] | None = None) -> None:
+    """Send the package's log to standard error; ``dropped`` is told how many lines could not be written. Third-party
+    loggers stay at WARNING; aiohttp's are silenced below that because they print raw header bytes of malformed requests
+    (reliability.md 2.1)."""
+    handler = _handler(dropped)
     handler.setFormatter(JsonFormatter(redact))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -73,6 +75,13 @@ def setup(level: str, redact: Callable[[str], str] | None = None) -> None:
     logging.getLogger("slipstream").setLevel(level.upper())
     for name in ("aiohttp.server", "aiohttp.web", "aiohttp.access"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _handler(dropped: Callable[[int], None] | None) -> logging.Handler:
+    try:
+        return QueueHandler(sys.stderr.fileno(), dropped)
+    except (AttributeError, OSError, ValueError):  # there is none, or somebody's stand-in without a file
+        return logging.StreamHandler(sys.stderr)
 
 
 class Throttle:

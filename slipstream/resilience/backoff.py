@@ -8,7 +8,9 @@ architecture blog; Envoy's is of the same kind):
     decorrelated         min(cap, U(base, 3 * the delay before))
 
 Random, because clients that failed together would else come back together. Full jitter spreads best and is the default
-(Q09): 25 ms to 250 ms before another target is asked, 0.5 s to 8 s before the same one.
+(Q09): 25 ms to 250 ms before another target is asked, 0.5 s to 8 s before the same one. A connection that was refused
+or broke is no answer of the same one: a new one is tried as soon as another target would be (S-01, S-03: alone the
+client has its error after 1 s and after 100 ms).
 
 Two rules must not be broken: no sleep that does not fit into the time left (Q09, R53), and a target that said when to
 come back is not asked before (S-25). If both cannot be kept there is no retry.
@@ -76,6 +78,11 @@ class Backoff:
 OTHER_TARGET = Backoff(0.025, 0.25)
 SAME_TARGET = Backoff(0.5, 8.0)
 """Q09."""
+RECONNECT = Backoff(0.025, 0.25)
+"""To the same target over a new connection (S-01, S-03)."""
+LONGEST_HOLD_S = 2.0
+"""A client is held for so long in all when its only target asks for time (contracts E's longest back-off); for longer
+it is told when to come back, and may use its time otherwise."""
 ROUTER = Backoff(0.2, 2.0, 0.2)
 """Contracts E: 200 ms to 2 s, 20 % jitter (below, so that 2 s is the most)."""
 
@@ -83,11 +90,12 @@ ROUTER = Backoff(0.2, 2.0, 0.2)
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """``max_attempts`` counts the first one; ``other`` and ``same``: before another target is asked, and before the
-    same one is asked again."""
+    same one is asked again; ``reconnect``: that after a failure of the connection."""
 
     max_attempts: int = MAX_ATTEMPTS
     other: Backoff = OTHER_TARGET
     same: Backoff = SAME_TARGET
+    reconnect: Backoff = RECONNECT
 
     def next_delay(
         self,
@@ -112,5 +120,5 @@ class RetryPolicy:
         elif retry_after_s:  # of 0 (Azure sends it, and a date in the past is one) nothing can be learnt
             delay = retry_after_s * (1.0 + RETRY_AFTER_SPREAD * random())
         else:
-            delay = self.same.delay_s(attempt, random)
+            delay = (self.reconnect if rule.broken else self.same).delay_s(attempt, random)
         return delay if delay < remaining_s else None

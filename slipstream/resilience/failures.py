@@ -343,11 +343,11 @@ def _word(name: str) -> str:
 class Rule(NamedTuple):
     """What may follow a failure as long as the client has seen nothing (Q07).
 
-    ``same``: another try of this target helps when nobody else is left. ``other``: another target of the model may be
-    tried; ``new_key``: only one with other credentials. ``fallback``: another model may be tried when the targets of
-    this one are used up (R16; the default, routes may ask for more). ``counts``: it is a mark against the target's
-    health (Q03). ``rests``: the target is left alone for a while (Q11). ``ambiguous``: the failed attempt may have been
-    billed (Q06c).
+    ``same``: another try of this target helps when nobody else is left; ``broken``: over a new connection, and soon.
+    ``other``: another target of the model may be tried; ``new_key``: only one with other credentials. ``fallback``:
+    another model may be tried when the targets of this one are used up (R16; the default, routes may ask for more).
+    ``counts``: it is a mark against the target's health (Q03). ``rests``: the target is left alone for a while (Q11).
+    ``ambiguous``: the failed attempt may have been billed (Q06c).
     """
 
     same: bool = False
@@ -357,6 +357,7 @@ class Rule(NamedTuple):
     counts: bool = False
     rests: bool = False
     ambiguous: bool = False
+    broken: bool = False
 
 
 NEVER = Rule()
@@ -366,10 +367,12 @@ RETRY: Mapping[FailureClass, Rule] = MappingProxyType(
     {
         FailureClass.NONE: NEVER,
         # nothing was sent: always safe (Q06a)
-        FailureClass.CONNECT: Rule(same=True, other=True, fallback=True, counts=True, rests=True),
+        FailureClass.CONNECT: Rule(same=True, broken=True, other=True, fallback=True, counts=True, rests=True),
         # a second wait as long as the first has no place in the deadline (Q09, Q18)
         FailureClass.TIMEOUT: Rule(other=True, fallback=True, counts=True, rests=True, ambiguous=True),
-        FailureClass.TRANSPORT: Rule(same=True, other=True, fallback=True, counts=True, rests=True, ambiguous=True),
+        FailureClass.TRANSPORT: Rule(
+            same=True, broken=True, other=True, fallback=True, counts=True, rests=True, ambiguous=True
+        ),
         # 429 and 529 make a target rest, they are no sign of illness (Q03, Q11)
         FailureClass.RATE_LIMITED: Rule(same=True, other=True, fallback=True, rests=True),
         FailureClass.OVERLOADED: Rule(same=True, other=True, fallback=True, rests=True),

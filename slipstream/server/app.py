@@ -6,29 +6,33 @@ straight to ``engine.pipeline.serve``.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from ..config.snapshot import Cors
+from ..engine import account
+from ..engine.context import RequestContext
 from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
 from ..engine.runtime import Runtime
 from ..errors import ClientError, GatewayError
-from ..obs.families import BAD_REQUESTS, LOG_SUPPRESSED
+from ..obs.families import AUTH_FAILURES, BAD_REQUESTS, CONNECTIONS_REFUSED, LOG_SUPPRESSED
 from ..obs.log import Throttle
 from ..types import Endpoint
 from ..wire.codec import dumps
-from ..wire.faces import FACES
+from ..wire.faces import FACES, face_of_request
 from ..wire.openai_errors import error_object
 from . import openapi, pages
-from .auth import Authenticator
+from .auth import ANYBODY, REASONS, Authenticator
 from .exchange import AiohttpExchange
 from .faults import is_ours, where
 from .load import Load
@@ -39,6 +43,8 @@ log = logging.getLogger("slipstream.server")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TOKENS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
 _EXPOSED = "X-Request-ID, Retry-After, x-slipstream-provider, x-slipstream-attempts"
+BUSY_S = 1
+"""When a client that is one too many is told to come back."""
 SHORT_BODY_BYTES = 64 * 1024
 _JSON_TYPES = (b"application/json", b"text/json")
 
@@ -52,7 +58,7 @@ class App:
         self.runtime = runtime
         self.models = ModelList(runtime)
         self.load = Load(runtime)
-        self.auth = Authenticator(runtime.active.snapshot.server.master_api_key)
+        self.auth = self._authenticator()
         self._throttle = Throttle()
         self._data = {endpoint.path: endpoint for endpoint in Endpoint}
         self._pages: dict[str, dict[str, tuple[bool, Handler]]] = {
@@ -68,8 +74,15 @@ class App:
 
     def configured(self) -> None:
         """The active configuration changed."""
-        self.auth = Authenticator(self.runtime.active.snapshot.server.master_api_key)
+        self.auth = self._authenticator()
         self.load.configure(self.runtime.active.snapshot.resilience.admission)
+
+    def _authenticator(self) -> Authenticator:
+        metrics, key = self.runtime.metrics, self.runtime.active.snapshot.server.master_api_key
+        if key:
+            for reason in REASONS:  # shown as 0 from the start
+                metrics.slot(AUTH_FAILURES, (reason,))
+        return Authenticator(key, lambda reason: metrics.count(AUTH_FAILURES, (reason,)))
 
     def admit(self, authorization: bytes | None, api_key: bytes | None) -> str:
         """The caller's name, from the head of a request of the data plane. Raises ``GatewayError``: 401, or 503 while
@@ -78,6 +91,22 @@ class App:
         if self.load.pressed:
             self.load.check()
         return name
+
+    def settle(
+        self,
+        endpoint: Endpoint,
+        request_id: str,
+        status: int,
+        key_name: str = ANYBODY,
+        error: GatewayError | None = None,
+    ) -> None:
+        """Count and log a request of the data plane that ends before its body is read: refused by its head
+        (``error``), broken on its way, or left (R2). The engine has not seen it."""
+        runtime = self.runtime
+        now = runtime.clock()
+        ctx = RequestContext(endpoint, endpoint.label, request_id, key_name, now, now)
+        ctx.status, ctx.error = status, error if isinstance(error, ClientError) else None
+        account.settle(runtime, runtime.active, ctx)
 
     # ------------------------------------------------------------------ requests
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -92,11 +121,7 @@ class App:
         return response
 
     async def _serve(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
-        key_name = self.auth.check(request.headers)
-        if self.load.pressed:
-            self.load.check()
-        media_type = request.headers.get("Content-Type")
-        check_media_type(None if media_type is None else media_type.encode("latin-1", "replace"))
+        key_name = self._admit(request, endpoint)
         exchange = AiohttpExchange(request, request_id(request), self.runtime.active.snapshot.server.max_body_bytes)
         try:
             await serve(self.runtime, exchange, endpoint, key_name)
@@ -112,6 +137,26 @@ class App:
             return failed
         assert exchange.response is not None
         return exchange.response
+
+    def _admit(self, request: web.BaseRequest, endpoint: Endpoint) -> str:
+        """The caller's name; a request that is refused by its head is counted."""
+        try:
+            key_name = self.auth.check(request.headers)
+            if self.load.pressed:
+                self.load.check()
+            media_type = request.headers.get("Content-Type")
+            check_media_type(None if media_type is None else media_type.encode("latin-1", "replace"))
+        except GatewayError as error:
+            self.settle(endpoint, request_id(request), error.status, error=error)
+            raise
+        return key_name
+
+    def unserved(self, request: web.BaseRequest, status: int) -> None:
+        """The body of ``request`` was malformed before ``handle`` was called: it is a request all the same."""
+        endpoint = self._data.get(request.rel_url.raw_path)
+        if endpoint is not None and request.method == "POST":
+            with contextlib.suppress(GatewayError):
+                self.settle(endpoint, request_id(request), status, self._admit(request, endpoint))
 
     async def _page(self, request: web.BaseRequest) -> web.StreamResponse:
         path, method = request.rel_url.raw_path, request.method
@@ -197,6 +242,22 @@ class App:
             log.info("malformed request", extra={"fields": {"status": status, "reason": reason, "peer": peer}})
         else:
             self.runtime.metrics.count(LOG_SUPPRESSED)
+
+    # ------------------------------------------------------------------ too many connections
+    def refuse_connection(self, beginning: bytes) -> bytes:
+        """Count a connection beyond ``server.max_connections``; the whole answer to a request that begins so (S-80)."""
+        self.runtime.metrics.count(CONNECTIONS_REFUSED)
+        error = GatewayError(
+            "The gateway has as many connections as it may have. Try again in a moment.",
+            status=503,
+            type="overloaded_error",
+            code="overloaded",
+        )
+        face, request_id = face_of_request(beginning), choose_request_id(None)
+        body = face.error_body(error, request_id)
+        head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {face.error_type}\r\nContent-Length: {len(body)}\r\n"
+        head += f"Retry-After: {BUSY_S}\r\nConnection: close\r\nX-Request-ID: {request_id}\r\n"
+        return f"{head}Date: {formatdate(usegmt=True)}\r\n\r\n".encode() + body
 
 
 def _is_lost(request: web.BaseRequest) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 from ..errors import ClientError
@@ -11,19 +11,25 @@ from ..types import Secret
 
 MASTER = "master"
 ANYBODY = "none"
+MISSING, SCHEME, WRONG = "missing", "scheme", "wrong"
+REASONS = (MISSING, SCHEME, WRONG)
+"""What can be wrong with a key: there is none, it is no bearer token (RFC 6750 2.1), it is another one. The client is
+never told which."""
 GOOD_MAX = 64
 """Spellings of good fields that are remembered: the scheme may be written in any case, with any spaces."""
 
 
 class Authenticator:
     """Checks ``Authorization: Bearer`` or ``X-API-Key`` against the master key; without one everybody may call.
+    ``on_failure`` is told of each refusal, with one of ``REASONS``.
 
     Digests of equal length are compared, so neither the key's length nor its first bytes can be timed.
     """
 
-    __slots__ = ("_digest", "_good")
+    __slots__ = ("_digest", "_good", "_on_failure")
 
-    def __init__(self, master_key: Secret | None) -> None:
+    def __init__(self, master_key: Secret | None, on_failure: Callable[[str], None]) -> None:
+        self._on_failure = on_failure
         self._digest = sha256(master_key.reveal().encode()).digest() if master_key else None
         self._good: dict[bytes, str] = {}
         """Whole ``Authorization`` fields that were found good, by the name of their key. A look-up compares the fields'
@@ -48,6 +54,7 @@ class Authenticator:
             if authorization is not None and len(self._good) < GOOD_MAX:
                 self._good[authorization] = MASTER
             return MASTER
+        self._on_failure(WRONG if token is not None else MISSING if authorization is None else SCHEME)
         raise ClientError(
             "Incorrect API key. Send the gateway's key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'.",
             status=401,

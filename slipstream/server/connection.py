@@ -45,10 +45,12 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_body_bytes", "_body_since", "_delivered", "_fault", "_guard", "_head_since", "_last_byte", "_lingering",
-        "_payload", "_stopped", "_timer", "_timer_at", "listener",
+        "_once", "_payload", "_stopped", "_timer", "_timer_at", "listener",
     )  # fmt: skip
 
-    def __init__(self, server: web.Server, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, server: web.Server, listener: Listener, loop: asyncio.AbstractEventLoop, once: bool = False
+    ) -> None:
         limits = listener.limits
         super().__init__(
             server,
@@ -77,9 +79,13 @@ class Connection(RequestHandler):
         self._head_since = self._body_since = self._last_byte = loop.time()
         self._body_bytes = 0
         self._stopped = False
+        self._once = once
+        """It ends with its first answer."""
 
     # ------------------------------------------------------------------ the socket's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not self._once and self.listener.turns_away(transport):
+            return
         super().connection_made(transport)
         self.listener.opened(self)
         self._arm(self._head_since + self.listener.limits.header_timeout_s)
@@ -290,6 +296,7 @@ class Connection(RequestHandler):
         guard = self._guard
         return (
             self.listener.closing
+            or self._once
             or request.malformed
             or request.unwanted_body
             or (guard.done and not self._messages and self._request_count >= guard.heads)

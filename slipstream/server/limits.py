@@ -16,7 +16,7 @@ CANCEL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ListenerLimits:
-    """Sizes in bytes (Q31), times in seconds (Q30)."""
+    """Sizes in bytes (Q31), times in seconds (Q30); the most connections of one process (S-80)."""
 
     header_timeout_s: float = 10.0
     body_idle_s: float = 30.0
@@ -28,6 +28,7 @@ class ListenerLimits:
     max_fields_bytes: int = 65536
     max_fields: int = 128
     max_chunk_ext_bytes: int = 4096
+    max_connections: int = 20_000
 
     def body_deadline(self, since: float, received: int, last_byte: float) -> float:
         """When a body of which ``received`` bytes came since ``since`` is too late: by its pause or its average

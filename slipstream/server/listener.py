@@ -23,10 +23,17 @@ from .connection import Connection, Handler, log
 from .faults import where
 from .limits import CANCEL_S, ListenerLimits
 from .request import BAD, MalformedBody, Request
+from .surplus import Surplus
 
 __all__ = ["Listener", "ListenerLimits", "MalformedBody"]
 
 BACKLOG = 1024
+
+
+def require_c_parser() -> None:
+    """Raises ``ConfigError`` where aiohttp has only its Python parser."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise ConfigError(["aiohttp's C parser is missing, and its Python parser is less strict: install a wheel"])
 
 
 class Listener:
@@ -34,7 +41,9 @@ class Listener:
 
     ``handler(request)`` gives the response. ``error_body(status, reason, request_id)`` gives body and content type of
     the answers that the listener makes itself; ``on_bad_request(status, reason, peer)`` is told once of each malformed
-    request; ``decorate(request, response)`` may change the head of every response. For a malformed request, the
+    request; ``on_unserved(request, status)`` of each request whose body is malformed before the handler could be called
+    for it; ``refuse(beginning)`` of each connection beyond the limit (``Surplus``); ``decorate(request, response)`` may
+    change the head of every response. For a malformed request, the
     ``request`` it gets has no fields and the method ``UNKNOWN``.
     """
 
@@ -46,15 +55,18 @@ class Listener:
         error_body: Callable[[int, str, str], tuple[bytes, str]],
         on_bad_request: Callable[[int, str, str], None],
         decorate: Callable[[web.BaseRequest, web.StreamResponse], None] | None = None,
+        on_unserved: Callable[[web.BaseRequest, int], None] | None = None,
+        refuse: Callable[[bytes], bytes] | None = None,
     ) -> None:
-        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-            raise ConfigError(["aiohttp's C parser is missing, and its Python parser is less strict: install a wheel"])
+        require_c_parser()
         self._handler = handler
         self.limits = limits
         self.error_body = error_body
         self.on_bad_request = on_bad_request
         self.decorate = decorate
+        self._on_unserved = on_unserved
         self.closing = False
+        self._surplus = None if refuse is None else Surplus(limits.max_connections, self._count, refuse, self)
         self._open: set[Connection] = set()
         self._drained = asyncio.Event()
         self._listening: Listening | None = None
@@ -83,11 +95,19 @@ class Listener:
             self._listening = await loop.create_server(self.connection, host, port, backlog=BACKLOG, reuse_address=True)
         self._port = self._listening.sockets[0].getsockname()[1]
 
-    def connection(self) -> Connection:
-        """A protocol for one more connection: of our own socket, or handed over by the native listener."""
+    def connection(self, once: bool = False) -> Connection:
+        """A protocol for one more connection: of our own socket, or handed over by the native listener. ``once``: it
+        ends with its first answer."""
         if self._server is None:
             self._server = _Server(self)
-        return Connection(self._server, self, self._server._loop)
+        return Connection(self._server, self, self._server._loop, once)
+
+    def turns_away(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether a new connection is one too many, and answered elsewhere. Not asked of those that are handed over."""
+        return self._surplus is not None and self._listening is not None and self._surplus.takes(transport)
+
+    def _count(self) -> int:
+        return len(self._open)
 
     def drain(self) -> None:
         """Stop accepting, close idle connections, and the others after the answer in progress."""
@@ -100,6 +120,8 @@ class Listener:
     async def close(self, drain_s: float) -> None:
         """``drain``, let requests in flight end within ``drain_s``, cancel the rest."""
         self.drain()
+        if self._surplus is not None:
+            self._surplus.close()
         if self._open:
             self._drained.clear()
             try:
@@ -127,7 +149,8 @@ class Listener:
         assert isinstance(request, Request)
         connection = request.connection
         response: web.StreamResponse | None = None
-        if connection.fault_of(request) is None:
+        early = connection.fault_of(request)
+        if early is None:
             try:
                 response = await self._handler(request)
             except web.HTTPException:
@@ -138,6 +161,8 @@ class Listener:
                 if connection.fault_of(request) is None:
                     log.error("the request handler failed: %s", where(exc))
                     return connection.refusal(request, 500, "internal error")
+        elif self._on_unserved is not None:
+            self._on_unserved(request, early.status)
         fault = connection.fault_of(request)
         if fault is not None and not request.started:
             return connection.refusal(request, fault.status, fault.reason)

@@ -20,6 +20,7 @@ from .limits import CANCEL_S, ListenerLimits
 from .listener import Listener
 from .native_connection import ENDPOINTS, NativeConnection
 from .native_exchange import Turns
+from .surplus import Surplus
 
 __all__ = ["NativeConnection", "NativeListener"]
 
@@ -47,6 +48,7 @@ class NativeListener:
         self.heads: dict[Block, bytes] = {}
         """Heads of ordinary answers up to the request id, made this second."""
         self.heavy = Turns(self.loop)
+        self.surplus = Surplus(limits.max_connections, self._count, app.refuse_connection, reference)
         self.closing = False
         self.paused: set[NativeConnection] = set()
         """Connections that are not read for the time being."""
@@ -92,6 +94,7 @@ class NativeListener:
         for connection in list(self._open):
             connection.drain()
         self.reference.drain()
+        self.surplus.close()
         try:
             await self._until_drained(end)
             tasks = [task for connection in list(self._open) if (task := connection.abort()) is not None]
@@ -164,6 +167,9 @@ class NativeListener:
 
     def _connection(self) -> NativeConnection:
         return NativeConnection(self)
+
+    def _count(self) -> int:
+        return self.connections
 
     def _idle_until(self) -> float:
         return self.loop.time() + self.limits.keepalive_s + self._every_s

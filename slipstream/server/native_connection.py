@@ -15,8 +15,6 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from ..engine import account
-from ..engine.context import RequestContext
 from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
 from ..errors import GatewayError
@@ -92,6 +90,8 @@ class NativeConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ the socket's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self.listener.surplus.takes(transport):
+            return
         self.transport = transport  # type: ignore[assignment]
         transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]
         self.listener.opened(self)
@@ -204,6 +204,7 @@ class NativeConnection(asyncio.Protocol):
             check_media_type(media_type)
         except GatewayError as error:
             self._error = error
+            listener.app.settle(ENDPOINTS[self._route], exchange.request_id, error.status, error=error)
         size = max(0, head.content_length)
         have = len(data) - end
         if have >= size and not head.chunked:
@@ -362,11 +363,7 @@ class NativeConnection(asyncio.Protocol):
     def _settle(self, status: int) -> None:
         """A request ends before its body was whole: no task has begun, and it is counted all the same (R2)."""
         assert self._exchange is not None
-        runtime = self.listener.runtime
-        endpoint, now = ENDPOINTS[self._route], runtime.clock()
-        ctx = RequestContext(endpoint, endpoint.label, self._exchange.request_id, self._key_name, now, now)
-        ctx.status = status
-        account.settle(runtime, runtime.active, ctx)
+        self.listener.app.settle(ENDPOINTS[self._route], self._exchange.request_id, status, self._key_name)
 
     def _linger(self) -> None:
         """Half-close, then read and drop for a moment: a reset would destroy the answer (RFC 9112 9.6)."""

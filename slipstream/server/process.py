@@ -2,8 +2,8 @@
 
 SIGTERM and SIGINT: readiness says 503 and answers say ``Connection: close``; after the delay no new connections, and
 idle ones are closed; requests in flight may end until the deadline, then they end with an error in their dialect (in
-a stream: an event); exit 0. A second signal ends at once. SIGHUP: read the configuration again; a bad one changes
-nothing and says why.
+a stream: an event); exit 0. A second signal ends at once, with 128 and its number for an exit code (143, 130: S-86).
+SIGHUP: read the configuration again; a bad one changes nothing and says why.
 
 A worker of a supervisor does the same, but takes only SIGQUIT for a second signal: terminals and systemd send theirs
 to it and to its parent, which passes them on. When its parent is killed it drains.
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._fast import WORKERS
+from .._fast import COMPILED, WORKERS
 from ..config.snapshot import ProviderSpec, Snapshot
 from ..engine.probe import Prober
 from ..engine.runtime import Runtime
@@ -33,7 +33,7 @@ from ..errors import ConfigError
 from ..net.native import NativeTransport
 from ..net.upstream import Upstream
 from ..obs import log as obs_log
-from ..obs.families import DRAIN_CUT, RELOADS
+from ..obs.families import DRAIN_CUT, LOG_DROPPED, RELOADS
 from ..obs.metrics import Metrics
 from ..state.table import SharedTable, open_table
 from .acceptor import Acceptor, Factory
@@ -41,9 +41,9 @@ from .app import App, malformed_body
 from .drain import CUT_S, DEFAULT_DRAIN, HANDSHAKES_S, Drain
 from .heartbeat import Heartbeat
 from .limits import ListenerLimits
-from .listener import Listener
+from .listener import Listener, require_c_parser
 from .native import NativeListener
-from .workers import Place
+from .workers import SIGNALLED, Place
 
 if TYPE_CHECKING:
     from ..mock.app import MockServer
@@ -120,6 +120,8 @@ def make_listener(app: App, limits: ListenerLimits) -> Listener | NativeListener
         error_body=functools.partial(malformed_body, max_body=limits.max_body_bytes),
         on_bad_request=app.bad_request,
         decorate=app.decorate,
+        on_unserved=app.unserved,
+        refuse=app.refuse_connection,
     )
     if os.environ.get("SLIPSTREAM_LISTENER") == "aiohttp":
         return reference
@@ -158,7 +160,7 @@ class Process:
         self._mocks = Mocks()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._signals = 0
+        self._hurried_by = 0
         self._background: set[asyncio.Task[None]] = set()
         self.runtime: Runtime | None = None
         self.port = 0
@@ -179,11 +181,17 @@ class Process:
         snapshot = await self._mocks.resolve(self._snapshot)
         runtime = self.runtime = Runtime(snapshot, make_transport, shared=shared, worker=worker)
         if not self._embedded:
-            obs_log.setup(snapshot.server.log_level, lambda text: runtime.active.redact(text))
+            obs_log.setup(
+                snapshot.server.log_level,
+                lambda text: runtime.active.redact(text),
+                functools.partial(runtime.metrics.count, LOG_DROPPED, ()),
+            )
         self._heartbeat = Heartbeat(runtime)
         prober = self._prober = Prober(runtime)
         app = self._app = App(runtime)
-        limits = ListenerLimits(max_body_bytes=snapshot.server.max_body_bytes)
+        limits = ListenerLimits(
+            max_body_bytes=snapshot.server.max_body_bytes, max_connections=snapshot.server.max_connections
+        )
         listener = make_listener(app, limits)
         accept = functools.partial(self._accept, listener) if self._sock is not None else None
         await listener.start(snapshot.server.host, snapshot.server.port, accept=accept)
@@ -211,7 +219,7 @@ class Process:
         self._heartbeat.stop()
         await runtime.close()
         await self._mocks.stop()
-        return 0 if drained else 1
+        return 0 if drained else SIGNALLED + self._hurried_by
 
     def _accept(self, listener: Listener | NativeListener, factory: Factory) -> Acceptor:
         assert self._sock is not None
@@ -257,19 +265,22 @@ class Process:
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
-            loop.add_signal_handler(signal.SIGTERM, self._on_stop)
-            loop.add_signal_handler(signal.SIGINT, self._on_stop)
+            loop.add_signal_handler(signal.SIGTERM, self._on_stop, signal.SIGTERM)
+            loop.add_signal_handler(signal.SIGINT, self._on_stop, signal.SIGINT)
             loop.add_signal_handler(signal.SIGHUP, self._on_hup)
             if self._place is not None:
-                loop.add_signal_handler(signal.SIGQUIT, self._hurry.set)
+                loop.add_signal_handler(signal.SIGQUIT, self._on_hurry, signal.SIGQUIT)
                 loop.add_reader(self._place.lifeline, self._on_orphaned)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one may have waited since the fork
 
-    def _on_stop(self) -> None:
-        self._signals += 1
-        if self._signals > 1 and self._place is None:
-            self._hurry.set()  # not SystemExit: raised in a callback, it leaves uvloop unable to close
+    def _on_stop(self, number: int) -> None:
+        if self._stop.is_set() and self._place is None:
+            self._on_hurry(number)  # not SystemExit: raised in a callback, it leaves uvloop unable to close
         self._stop.set()
+
+    def _on_hurry(self, number: int) -> None:
+        self._hurried_by = number
+        self._hurry.set()
 
     def _on_orphaned(self) -> None:
         assert self._place is not None
@@ -332,6 +343,14 @@ def claim(shared: SharedTable) -> int:
     if worker < 0:
         raise ConfigError([f"all {WORKERS} worker slots of the shared table are in use; use another state_dir"])
     return worker
+
+
+def require_compiled() -> None:
+    """Raises ``ConfigError`` where the parsers that face the network are not the compiled ones (S-107), unless
+    ``SLIPSTREAM_PURE=1`` asks for the plain ones of ``_fast``."""
+    if not COMPILED and os.environ.get("SLIPSTREAM_PURE") != "1":
+        raise ConfigError(["slipstream's compiled modules are missing or of another Python: install a wheel"])
+    require_c_parser()
 
 
 def preload(snapshot: Snapshot) -> None:

@@ -37,6 +37,8 @@ QUICK_DEATH_S = 5.0
 BACKLOG = 4096
 HURRY_S = 2.0
 """After the second signal a worker that is still there is killed."""
+SIGNALLED = 128
+"""And the number of a signal: the exit code of who ended at once because of it (POSIX shells, ``$?``)."""
 STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
 SIGNALS = STOPS | {signal.SIGHUP, signal.SIGCHLD}
 NEVER = float("inf")
@@ -129,6 +131,7 @@ class Supervisor:
     drain_s: float
     _seats: list[Seat] = field(default_factory=list)
     _stopping: bool = False
+    _code: int = 0
     _kill_at: float = NEVER
     _lifeline: tuple[int, int] = (-1, -1)
 
@@ -137,7 +140,8 @@ class Supervisor:
         self._loads = Loads(self.count)
 
     def run(self) -> int:
-        """Returns 0 after a stop signal, when every worker has ended."""
+        """Returns the exit code after a stop signal, when every worker has ended: 0, or after a second signal 128 and
+        its number."""
         self._seats = [Seat(number) for number in range(self.count)]
         self._lifeline = os.pipe()
         gc.collect()
@@ -147,7 +151,7 @@ class Supervisor:
                 now = time.monotonic()
                 self._collect(now)
                 if self._stopping and not any(seat.pid for seat in self._seats):
-                    return 0
+                    return self._code
                 if now >= self._kill_at:
                     log.error("workers did not end in time and are killed")
                     self._kill_at = NEVER
@@ -181,6 +185,7 @@ class Supervisor:
             self._send(signal.SIGTERM)
             self.sock.close()  # as long as anybody holds one, the kernel takes connections that nobody will serve
         elif number in STOPS:
+            self._code = SIGNALLED + number
             self._kill_at = min(self._kill_at, now + HURRY_S)
             # a signal of its own: terminals and systemd send theirs to parent and workers, and ours comes on top
             self._send(signal.SIGQUIT)
@@ -217,7 +222,10 @@ class Supervisor:
         except BaseException:
             log.exception("worker failed")
         finally:
-            os._exit(code)
+            try:
+                logging.shutdown()  # the last lines
+            finally:
+                os._exit(code)
 
     def _collect(self, now: float) -> None:
         """Look who has ended."""

@@ -153,7 +153,7 @@ FOUND = {
 def test_every_mistake_is_named(verb: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(MISTAKES)
     done = command(verb, "--config", "bad.yaml", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == ({"check": 1, "serve": 2}[verb], "")
     problems = done.stderr.splitlines()
     assert len(problems) == len(FOUND)
     for problem, (line, (path, text)) in zip(problems, FOUND.items(), strict=True):
@@ -221,6 +221,6 @@ def test_schema_is_json(tmp_path: Path) -> None:
 
 def test_a_start_that_fails_shows_no_traceback(tmp_path: Path) -> None:
     done = command("serve", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--demo" in done.stderr  # how to start without anything
     assert "Traceback" not in done.stderr

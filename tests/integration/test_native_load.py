@@ -120,7 +120,8 @@ def test_nothing_is_left_of_many_requests(listener: str, transport: str, monkeyp
     async def main() -> None:
         async with upstream(everything) as up:
             conf = config(to(f"http://127.0.0.1:{up.port}/v1", models=["m"]), master_api_key=KEY, log_level="error")
-            conf["routing"] = {"retries": 0, "breaker": None}
+            conf["routing"] = {"retries": 0}
+            conf["resilience"] = {"breaker": {"enabled": False}}
             async with gateway(conf) as running:
 
                 async def batch(first: int, count: int) -> None:

@@ -84,24 +84,26 @@ async def fails(
     most: float,
     least: float = 0.0,
     kept: bool = False,
+    calls: int = 1,
 ) -> None:
-    """Alone, whole and streamed: one attempt, one error."""
+    """Alone, whole and streamed: one error, after so many attempts."""
 
     async def one(stream: bool) -> None:
         async with row.stage(bad) as s:
             got = await s.ask(stream)
             got.failed(status, code)
             row.took(got.took_s, most, least)
-            await s.counts(0, a=outcome)
-            await asked_once(s, kept)
+            await s.counts(0, a={outcome: calls})
+            assert (got.headers.get("x-should-retry") == "false") == (calls > 1)
+            await asked_once(s, kept, calls)
 
     await asyncio.gather(*map(one, FORMS))
 
 
-async def asked_once(s: Stage, kept: bool) -> None:
+async def asked_once(s: Stage, kept: bool, calls: int = 1) -> None:
     """And the connection is closed, if what came over it is not good HTTP."""
     if "a" in s.ups:
-        assert s.called("a") <= 1
+        assert s.called("a") <= calls
         if not kept:
             await s.closed("a")
 
@@ -116,7 +118,7 @@ async def together(*cases: Coroutine[Any, Any, None]) -> None:
 async def test_s01(row: Row) -> None:
     dead = [{"api_base": f"http://127.0.0.1:{free_port()}/v1"} for _ in range(4)]
     await fails_over(row, dead[0], "connect", 0.05)
-    await fails(row, dead[0], "connect", 502, "upstream_connect_error", 1.0)
+    await fails(row, dead[0], "connect", 502, "upstream_connect_error", 1.0, calls=3)
     async with row.stage(*dead) as s:
         got = await s.ask(path=MESSAGES)
         got.failed(502)
@@ -143,8 +145,8 @@ async def test_s03(row: Row) -> None:
         connections.append(peer.number)
 
     await fails_over(row, closes, "transport", 0.1)
-    await fails(row, closes, "transport", 502, CLOSED, 0.1)
-    assert connections == [0] * 4, "a fresh connection that is closed is not tried again"
+    await fails(row, closes, "transport", 502, CLOSED, 0.1, calls=3)
+    assert sorted(connections) == [0, 0, 0, 0, 1, 1, 2, 2], "each attempt over a fresh connection, and no more of them"
 
 
 @scenario("S-04", "hang before headers", ALL)
@@ -246,10 +248,12 @@ async def test_s08(row: Row) -> None:
 async def test_s09(row: Row) -> None:
     resets = says(then="reset")
     await fails_over(row, resets, "transport", 0.1)
-    await fails(row, resets, "transport", 502, CLOSED, 0.1)
+    await fails(row, resets, "transport", 502, CLOSED, 0.1, calls=3)
     async with row.stage(resets, resets, resets, good) as s:
         (await s.ask()).failed(502, CLOSED)
         await s.counts(2, a="transport", b="transport", c="transport", d={})
+        assert (await s.scrape()).total("slipstream_retry_ambiguous_total") == 2
+        row.note("retry_ambiguous")
     async with row.stage(resets, good, routing={"retries": 0}) as s:  # who forbids further attempts gets none
         (await s.ask()).failed(502, CLOSED)
         await s.counts(0, a="transport", b={})
@@ -299,7 +303,7 @@ async def test_s13(row: Row) -> None:
         got.good()
         row.took(got.took_s, 0.05)
         await s.counts(1, a="transport", b="none")
-    await fails(row, cut, "transport", 502, CLOSED, 0.05)
+    await fails(row, cut, "transport", 502, CLOSED, 0.05, calls=3)
 
 
 @scenario("S-14", "Content-Length too small")
@@ -677,11 +681,15 @@ async def test_s29(row: Row) -> None:
 @scenario("S-29", "500 always, alone")
 async def test_s29_alone(row: Row) -> None:
     async with row.stage(failing) as s:
-        for _ in range(100):
+        start = time.monotonic()
+        while time.monotonic() < start + 3.1:  # another try may help (Q09: 0.5 s and more)
+            (await s.ask()).failed(500, None, says="The server had an error")
+        before = s.called("a")
+        for _ in range(100):  # it does not
             got = await s.ask()
             got.failed(500, None, says="The server had an error")
             row.took(got.took_s, 0.1)
-        assert s.called("a") <= 100 * 1.2 + 100
+        assert s.called("a") == before + 100
 
 
 @scenario("S-29", "500 always: ejection")
@@ -714,7 +722,8 @@ async def test_s30(row: Row) -> None:
     page = b"<html><head><title>Bad</title></head>" + b"<p>nginx canary-page</p>" * 45_000
     for status, outcome in ((502, "server"), (504, "timeout")):
         for path in (CHAT, MESSAGES):
-            async with row.stage(says(http(status, page, "X-Page: 1", "Via: nginx", kind="text/html"))) as s:
+            bad = says(http(status, page, "X-Page: 1", "Via: nginx", kind="text/html"))
+            async with row.stage(bad, routing={"retries": 0}) as s:
                 got = await s.ask(path=path)
                 got.failed(status)
                 row.took(got.took_s, 0.1)
@@ -838,7 +847,7 @@ async def test_s37(row: Row) -> None:
                 await s.counts(1, a=outcome, b="none")
                 await s.closed("a")
             for path in (CHAT, MESSAGES):
-                async with row.stage(bad) as s:
+                async with row.stage(bad, routing={"retries": 0}) as s:
                     got = await s.ask(True, path)
                     got.failed(status)
                     row.took(got.took_s, 0.1)
@@ -1032,7 +1041,8 @@ async def test_s42(row: Row) -> None:
                     got.good()
                 else:
                     got.failed(504 if "timeout" in code else 502, code)
-            assert len(made) == 2, f"{what}: one connection for each request"
+            again = 2 if what in ("TLS 1.0", "closes") else 0  # it is closed in our face: that may be over soon
+            assert len(made) == 2 + again, f"{what}: one connection for each request"
             assert bool(up.seen) == (code is None), f"{what}: no request, and no key, before TLS stands"
             await until(lambda: up.open == 0)
 
@@ -1369,7 +1379,7 @@ async def test_s50(row: Row) -> None:
     for status, answered in ((400, 400), (401, 502), (404, 404), (429, 429), (500, 500), (503, 503), (200, 502)):
         for path in (CHAT, MESSAGES):
             for stream in FORMS:
-                async with row.stage(echo(status)) as s:
+                async with row.stage(echo(status), routing={"retries": 0}) as s:
                     error = (await s.ask(stream, path)).failed(answered)
                     assert answered == 502 or "***" in error["message"]
                     assert answered == 502 or "***" in s.lines[-1]

@@ -151,7 +151,7 @@ def test_what_may_follow_is_what_the_table_says(failure: FailureClass, same: boo
     rule = RETRY[failure]
     delay = POLICY.next_delay(failure, 1, same, None, INF, always(0.5))
     if rule.same if same else rule.other:
-        assert delay == (0.25 if same else 0.0125)
+        assert delay == (0.25 if same and not rule.broken else 0.0125)
     else:
         assert delay is None
 
@@ -166,6 +166,12 @@ def test_a_timeout_is_not_tried_on_the_same_target() -> None:
     """A second wait as long as the first has no place in the deadline (Q18)."""
     assert POLICY.next_delay(F.TIMEOUT, 1, True, None, INF, always(0.0)) is None
     assert POLICY.next_delay(F.TIMEOUT, 1, False, None, INF, always(0.0)) == 0.0
+
+
+@pytest.mark.parametrize("failure", [F.CONNECT, F.TRANSPORT], ids=str)
+def test_a_new_connection_is_tried_soon(failure: FailureClass) -> None:  # S-03: an error within 100 ms, S-01: 1 s
+    last = [POLICY.next_delay(failure, n, True, None, INF, always(ALMOST_ONE)) for n in (1, 2)]
+    assert last == pytest.approx([0.025, 0.05])
 
 
 @pytest.mark.parametrize("same", [False, True])
@@ -261,7 +267,7 @@ def test_every_delay_fits_and_keeps_what_was_asked(
     if same and asked:
         assert asked <= delay <= asked * 1.1 + 1e-9
     else:
-        assert delay <= (8.0 if same else 0.25)
+        assert delay <= (8.0 if same and not rule.broken else 0.25)
 
 
 @fuzz

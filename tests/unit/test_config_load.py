@@ -12,7 +12,8 @@ import pytest
 from slipstream.config.environment import demo_snapshot
 from slipstream.config.expand import expand, parse_env_file
 from slipstream.config.load import Loaded, Overrides, load_snapshot
-from slipstream.config.snapshot import Cors, Price, ProviderType, Timeouts
+from slipstream.config.schema import ServerFile
+from slipstream.config.snapshot import Cors, Price, ProviderType, ServerSpec, Timeouts
 from slipstream.errors import ConfigError
 
 SYSTEM_C = """\
@@ -109,7 +110,7 @@ def test_every_native_key(tmp_path: Path) -> None:
         tmp_path,
         """
         server: {workers: 4, cors: {origins: ["https://a.example"], max_age_s: 5}, max_body_bytes: 1_048_576,
-                 log_level: debug, access_log: yes, state_dir: state}
+                 max_connections: 9, log_level: debug, access_log: yes, state_dir: state}
         providers:
           - &base
             name: a
@@ -131,6 +132,7 @@ def test_every_native_key(tmp_path: Path) -> None:
     a, b, m = snapshot.providers
     assert snapshot.server.cors == Cors(("https://a.example",), 5)
     assert (snapshot.server.workers, snapshot.server.max_body_bytes) == (4, 1 << 20)
+    assert (snapshot.server.max_connections, ServerSpec().max_connections) == (9, ServerFile().max_connections)
     assert snapshot.server.access_log is True
     assert snapshot.server.state_dir == str(tmp_path / "state")
     assert snapshot.ca_file == str(tmp_path / "ca.pem")

@@ -11,7 +11,7 @@ import pytest
 from slipstream.config.snapshot import Timeouts
 from slipstream.engine.relay import LINGER_S, MAX_HELD_BYTES
 from slipstream.errors import ConnectFailed, MalformedReply, TransportError, UpstreamTimeout
-from slipstream.obs.families import FAILOVERS, TOKENS
+from slipstream.obs.families import FAILOVERS, RETRIES, TOKENS
 from slipstream.providers.base import OPENAI_ENDPOINTS
 from slipstream.types import Endpoint, Secret
 from tests.fakes import (
@@ -346,7 +346,8 @@ def test_a_fallback_to_the_same_upstream_model_is_not_the_same_request_twice() -
             fallbacks={"m": ("n", "unknown")},
         )
         assert (await world.ask()).status == 500
-        assert world.asked == {"a": 1}
+        assert world.asked == {"a": 3}, "the same again (Q09), and no more of them than for one model"
+        assert world.counted(RETRIES) == {(): 2}
 
     run_virtual(main())
 

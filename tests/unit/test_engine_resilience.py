@@ -93,7 +93,7 @@ def test_a_target_that_keeps_failing_is_shut_and_one_request_tries_it_again() ->
 
 def test_the_only_target_is_never_shut() -> None:
     async def main() -> None:
-        world = World({"a": [refuse(500)] * 30 + [ok()]}, resilience=QUICK)
+        world = World({"a": [refuse(500)] * 30 + [ok()]}, resilience=QUICK, retries=0)
         for _ in range(30):
             assert (await world.ask()).status == 500
         assert (await world.ask()).status == 200
@@ -185,6 +185,7 @@ def test_each_failure_has_its_own_chain(status: int, message: str, chain: str, a
     async def main() -> None:
         world = World(
             {"a": [refuse(status, message)], "b": [ok()]},
+            retries=0,
             make=lambda name, **kw: spec(name, models=("m",) if name == "a" else ("n",), **kw),
             **{chain: {"m": ("n",)}},
         )

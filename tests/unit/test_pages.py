@@ -57,7 +57,7 @@ def test_nothing_has_happened() -> None:
 
 def test_health_follows_the_last_telling_attempt() -> None:
     async def main() -> None:
-        world = World({"a": [Plan(wait_s=0.8, fail=None, steps=ok().steps), refuse(500), ok()]})
+        world = World({"a": [Plan(wait_s=0.8, fail=None, steps=ok().steps), refuse(500), ok()]}, retries=0)
         await world.ask()
         a = providers(world)["a"]
         assert (a["healthy"], a["attempts"], a["failures"], a["latency_ms"]) == (True, 1, 0, 800.0)
@@ -65,7 +65,8 @@ def test_health_follows_the_last_telling_attempt() -> None:
         a = providers(world)["a"]
         assert (a["healthy"], a["attempts"], a["failures"], a["last_failure"]) == (False, 2, 1, "server")
         assert a["latency_ms"] == 800.0, "the time to a refusal says nothing about speed"
-        assert (a["resting_s"], pages.health_detailed(world.runtime)["status"]) == (1.0, "down")
+        assert 0.9 <= a["resting_s"] <= 1.0
+        assert pages.health_detailed(world.runtime)["status"] == "down"
         assert samples(world)["llm_proxy_provider_health", ("a",)] == 0.0
         assert samples(world)["llm_proxy_provider_latency_seconds", ("a",)] == 0.8
         await world.ask()
@@ -78,7 +79,7 @@ def test_health_follows_the_last_telling_attempt() -> None:
 
 def test_a_failure_in_the_first_millisecond_of_the_clock_is_one() -> None:
     async def main() -> None:
-        world = World({"a": [refuse(500)]})
+        world = World({"a": [refuse(500)]}, retries=0)
         await world.ask()
         assert loop_now().time() == 0.0
         assert (providers(world)["a"]["healthy"], providers(world)["a"]["last_failure"]) == (False, "server")
@@ -120,12 +121,14 @@ def test_one_of_two_is_degraded_and_all_resting_is_not_ready() -> None:
 
 def test_a_provider_sums_over_its_models() -> None:
     async def main() -> None:
-        world = World({"a": [ok(), refuse(500), ok()]}, make=lambda n, **kw: spec(n, models=("m", "n"), **kw))
+        world = World(
+            {"a": [ok(), refuse(500), ok()]}, retries=0, make=lambda n, **kw: spec(n, models=("m", "n"), **kw)
+        )
         for model in ("m", "n", "m"):
             await world.ask(body=json.dumps({"model": model, "messages": []}).encode())
         a = providers(world)["a"]
         assert (a["attempts"], a["failures"], a["last_failure"]) == (3, 1, "server")
-        assert a["resting_s"] == 1.0, "the model that failed rests"
+        assert 0.9 <= a["resting_s"] <= 1.0, "the model that failed rests"
 
     run_virtual(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -92,10 +93,24 @@ def test_it_doubles_up_to_the_cap(c: Cooldowns) -> None:  # Q11
         c.failed(0, FailureClass.SERVER, now, None)
         rests.append(c.remaining_s(0, now))
         now += rests[-1]
-    assert rests[:6] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
-    assert set(rests[5:]) == {MAX_S}
+    assert rests[:7] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
+    assert set(rests[6:]) == {MAX_S}
     assert rests[0] == BASE_S
     assert c.failures_in_a_row(0) == 40
+
+
+@pytest.mark.parametrize("failure", [RATE, FailureClass.OVERLOADED, FailureClass.SERVER], ids=str)
+def test_rests_that_began_together_end_apart(table: Table, failure: FailureClass) -> None:  # Q11: with jitter
+    chance = random.Random(1)
+    c, rests = Cooldowns(table, chance.random), []
+    for row in range(1000):
+        c.succeeded(0)
+        c.failed(0, failure, row * 100.0, None)
+        rests.append(c.remaining_s(0, row * 100.0))
+    assert 0.9 <= min(rests) < 0.91
+    assert 0.99 < max(rests) <= BASE_S, "never longer than the cap or than a client is told"
+    c.failed(0, failure, 1e6, 7.0)
+    assert c.remaining_s(0, 1e6) == 7.0, "what a provider asked for is kept to the second"
 
 
 def test_a_success_ends_the_rest_and_the_row(c: Cooldowns) -> None:

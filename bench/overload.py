@@ -10,7 +10,7 @@ Retry-After, and /health, asked ten times a second meanwhile,
 p99 < 50 ms. The load's own lateness is printed: where it is large, the load generator is what is measured.
 
 --cpu: the gateway itself is what is short. The target answers at once; wrk finds the capacity on as many connections as
-places, and then asks on so many connections, each pausing 100 ms on average, that they would ask --factor times as much
+places, and then asks on so many connections, each pausing 200 ms on average, that they would ask --factor times as much
 of a gateway that answers at once. A few requests a second beside it are the sample of what the admitted wait. The same
 bars. wrk waits for answers, so a gateway that is slow to say no is asked less. Exit code 1: a bar was missed.
 """
@@ -37,6 +37,7 @@ import uvloop
 
 from bench import rig
 from bench.e2e import payloads
+from bench.e2e.peers import nginx_command
 from bench.e2e.proc import Cores, Running, Stage, cpu_us, deferred
 from bench.rig import LOST, OK, REFUSED, Accounts, Client, Result
 
@@ -46,7 +47,7 @@ SLOWER = 2.0
 HEALTH_S = 0.05
 QUEUE_WAIT_S = 0.05
 """One service time: who would wait longer is better told at once."""
-THINK_MS = 100
+THINK_MS = 200
 WRK = """wrk.method, wrk.path = "POST", "%s"
 wrk.body = io.open("%s", "rb"):read("*a")
 wrk.headers["Content-Type"] = "application/json"
@@ -164,8 +165,10 @@ async def opened(port: int, rate: float, seconds: float, seed: int) -> Run:
 
 
 def provider(args: argparse.Namespace, port: int) -> dict[str, Any]:
-    limits = {"max_in_flight": args.places, "queue": args.queue}
-    return {"name": "up", "api_base": f"http://127.0.0.1:{port}/v1", "api_key": "unused", "limits": limits}
+    entry: dict[str, Any] = {"name": "up", "api_base": f"http://127.0.0.1:{port}/v1", "api_key": "unused"}
+    if not args.cpu:  # else it is our own core that is short, and nothing beside it
+        entry["limits"] = {"max_in_flight": args.places, "queue": args.queue}
+    return entry
 
 
 def config(args: argparse.Namespace, port: int) -> dict[str, Any]:
@@ -178,6 +181,24 @@ def upstream(stage: Stage, args: argparse.Namespace, delay_ms: float) -> Running
     port = rig.free_port()
     command = [sys.executable, "-m", "bench.e2e.upstream", str(port), "--delay-ms", str(delay_ms)]
     running = stage.spawn("upstream", port, command, stage.cores.load, {"PYTHONPATH": str(rig.ROOT)})
+    running.first_200(payloads.http(payloads.request()))
+    return running
+
+
+def instant(stage: Stage) -> Running:
+    """It answers at once, and costs the core that it shares with the load next to nothing."""
+    port, folder = rig.free_port(), stage.folder / "upstream"
+    folder.mkdir()
+    (folder / "reply.json").write_bytes(payloads.reply())
+    command = nginx_command(
+        folder,
+        4096,
+        f"""
+  server {{ listen 127.0.0.1:{port} backlog=4096; root {folder};
+    location / {{ default_type application/json; error_page 405 =200 /reply.json; try_files /reply.json =404; }} }}
+""",
+    )
+    running = stage.spawn("upstream", port, command, stage.cores.load)
     running.first_200(payloads.http(payloads.request()))
     return running
 
@@ -278,7 +299,7 @@ def measure_cpu(args: argparse.Namespace) -> list[tuple[str, str, bool]]:
     seconds = max(3, int(args.seconds / 2))
     with Stage(Cores()) as stage:
         stage.cores.take_load()
-        up = upstream(stage, args, 0.0)
+        up = instant(stage)
         gateway = rig.start_gateway(stage, config(args, up.port))
         wrk(stage, gateway.port, args.places, 1)
         found = []

@@ -55,8 +55,8 @@ class Overloaded(GatewayError):
     It says nothing about a target: its failure class is none. ``reason`` is a metric label, from a closed set.
     """
 
-    def __init__(self, retry_after_s: float = RETRY_MIN_S, reason: str = "overload") -> None:
-        seconds = math.ceil(min(RETRY_MAX_S, max(RETRY_MIN_S, retry_after_s)))
+    def __init__(self, retry_after_s: float = RETRY_MIN_S, reason: str = "overload", waited_s: float = 0.0) -> None:
+        seconds = whole_seconds(retry_after_s)
         super().__init__(
             f"The gateway has more to do than it can take on. Try again in {seconds} s.",
             status=503,
@@ -65,17 +65,29 @@ class Overloaded(GatewayError):
         )
         self.retry_after_s = float(seconds)
         self.reason = reason
+        self.waited_s = waited_s
+        """How long it waited in vain."""
 
 
-class _Waiter:
-    """``future`` brings ``True`` with a place, ``False`` when the time is over."""
+def whole_seconds(retry_after_s: float) -> int:
+    """What ``Retry-After`` says (RFC 9110 10.2.3): whole seconds, within bounds."""
+    return math.ceil(min(RETRY_MAX_S, max(RETRY_MIN_S, retry_after_s)))
 
-    __slots__ = ("due", "future", "reason")
 
-    def __init__(self, future: asyncio.Future[bool], due: float, reason: str) -> None:
+class Waiter:
+    """Somebody in the queue. ``future`` brings ``True`` with a place, ``False`` when the time is over."""
+
+    __slots__ = ("due", "future", "gone", "queue", "reason", "since")
+
+    def __init__(
+        self, future: asyncio.Future[bool], queue: OrderedDict[Waiter, None], since: float, due: float, reason: str
+    ) -> None:
         self.future = future
+        self.queue = queue
+        self.since = since
         self.due = due
         self.reason = reason
+        self.gone = False
 
 
 class Bulkhead:
@@ -107,7 +119,7 @@ class Bulkhead:
         self.left = 0
         """How many have left since the start."""
         self._loop = loop
-        self._queues: tuple[OrderedDict[_Waiter, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
+        self._queues: tuple[OrderedDict[Waiter, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self._at = NEVER
         self._fired_at = -NEVER
         self._handle: asyncio.TimerHandle | None = None
@@ -139,24 +151,37 @@ class Bulkhead:
         """
         if self.try_enter():
             return 0.0
-        since = self._loop.time()
+        waiter = self.line_up(deadline_s, priority)
+        if isinstance(waiter, str):
+            raise Overloaded(self.retry_after_s(), waiter)
+        return await self.wait(waiter)
+
+    def line_up(self, deadline_s: float = NEVER, priority: int = NORMAL) -> Waiter | str:
+        """No place is free: join the queue, or why not. ``wait`` or ``abandon`` must follow."""
         refused = self.verdict(deadline_s, priority)
         if refused is not None:
-            raise Overloaded(self.retry_after_s(), refused)
+            return refused
+        now = self._loop.time()
         limit_s, reason = self._patience(deadline_s)
-        waiter = _Waiter(self._loop.create_future(), since + limit_s, reason)
         queue = self._queues[priority]
+        waiter = Waiter(self._loop.create_future(), queue, now, now + limit_s, reason)
         queue[waiter] = None
         self.queued += 1
         self._sooner(waiter.due)
+        return waiter
+
+    async def wait(self, waiter: Waiter) -> float:
+        """Until the place is there; ``leave`` must follow. The seconds since it joined the queue. Raises
+        ``Overloaded``."""
         try:
             entered = await waiter.future
         except BaseException:
-            self._abandon(waiter, queue)
+            self.abandon(waiter)
             raise
+        waited_s = self._loop.time() - waiter.since
         if not entered:
-            raise Overloaded(self.retry_after_s(), waiter.reason)
-        return self._loop.time() - since
+            raise Overloaded(self.retry_after_s(), waiter.reason, waited_s)
+        return waited_s
 
     def leave(self) -> None:
         """Free the place, or hand it over to who is next."""
@@ -176,11 +201,15 @@ class Bulkhead:
                     return True
         return False
 
-    def _abandon(self, waiter: _Waiter, queue: OrderedDict[_Waiter, None]) -> None:
-        """The waiter's task was cancelled, perhaps after a place was given to it and before it woke."""
-        if waiter in queue:
-            del queue[waiter]
+    def abandon(self, waiter: Waiter) -> None:
+        """It waits no longer, perhaps after a place was given to it and before it woke. Twice does no harm."""
+        if waiter.gone:
+            return
+        waiter.gone = True
+        if waiter in waiter.queue:
+            del waiter.queue[waiter]
             self.queued -= 1
+            waiter.future.cancel()
         elif not waiter.future.cancelled() and waiter.future.result():
             self.leave()
             self.left -= 1  # nothing was served

@@ -18,9 +18,9 @@ dropped (refused by whoever we protect, or out of time) has no time worth knowin
 with one counts as the steepest gradient instead, also when little was in flight. With the smoothing that is x 0.9, the
 ``backoffRatio`` of AIMDLimit.java.
 
-Also ours, and off unless asked for: ``queue_root``, Envoy's headroom, which grows with the root of the limit (20 more at
-a limit of 10,000 would take all day); and ``descend``: when requests queue while less than half of the limit is in flight,
-the limit is far too high, and comes down to twice of what is in flight.
+Also ours, and off unless asked for: ``queue_root``, Envoy's headroom, which grows with the root of the limit (20 more
+at a limit of 10,000 would take all day); and ``descend``: when requests queue while less than half of the limit is in
+flight, the limit is far too high, and comes down to twice of what is in flight.
 
 What it is for: our own time (Q16), or a target whose time is a queue, as with a model server of one's own. A hosted
 model's time is the length of its answers: do not feed that. Known: under an overload that does not end ``long`` drifts

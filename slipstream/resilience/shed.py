@@ -1,9 +1,10 @@
 """What this process itself runs out of: the time of its event loop, memory. An upstream that is slow is no sign of
 overload (Q16).
 
-- Memory (Q17): from 92 % of the ceiling on low requests are not taken in, from 95 % on nobody new, until it is below 92 %
-  again (Envoy's overload manager: the same two steps, read each 0.25 s). With nothing in flight one request is taken in
-  all the same: freed memory does not always go back to the system, and a process that refuses all would never find out.
+- Memory (Q17): from 92 % of the ceiling on low requests are not taken in, from 95 % on nobody new, until it is below
+  92 % again (Envoy's overload manager: the same two steps, read each 0.25 s). With nothing in flight one request is
+  taken in all the same: freed memory does not always go back to the system, and a process that refuses all would never
+  find out.
 - Lag: how late the loop runs its timers. What is done about a loop that has too much to do is in ``turns``.
 
 ``throttle_probability`` and ``Throttle`` are the SRE book's client-side throttle, for a target that refuses us:
@@ -75,33 +76,33 @@ OK, TIGHT, FULL = range(3)
 class MemoryCeiling:
     """How near this process is to ``limit_bytes`` (0: there is no limit). ``read_rss`` returns bytes, 0: not known."""
 
-    __slots__ = ("_level", "_read_at", "_read_rss", "limit_bytes", "rss")
+    __slots__ = ("_read_at", "_read_rss", "level", "limit_bytes", "rss")
 
     def __init__(self, limit_bytes: int, read_rss: Callable[[], int]) -> None:
         self.limit_bytes = limit_bytes
         self._read_rss = read_rss
         self._read_at = 0.0
-        self._level = OK
+        self.level = OK
         self.rss = 0
-        """As last read."""
+        """Both as last read."""
 
-    def level(self, now_s: float) -> int:
-        """Reads at most four times a second."""
+    def read(self, now_s: float) -> int:
+        """The level now; reads at most four times a second."""
         if self.limit_bytes > 0 and now_s >= self._read_at:
             self._read_at = now_s + READ_EVERY_S
             self.rss = self._read_rss()
-            self._level = self._level_of(self.rss / self.limit_bytes)
-        return self._level
+            self.level = self._level_of(self.rss / self.limit_bytes)
+        return self.level
 
     def refuses(self, priority: int, in_flight: int) -> bool:
         """Whether there is too little for one more, by what was last read; ``in_flight`` without it."""
-        return bool(in_flight) and (self._level == FULL or (self._level == TIGHT and priority == LOW))
+        return bool(in_flight) and (self.level == FULL or (self.level == TIGHT and priority == LOW))
 
     def _level_of(self, part: float) -> int:
         if part >= SHED_PART:
             return FULL
         if part >= KEEPALIVE_PART:
-            return FULL if self._level == FULL else TIGHT
+            return FULL if self.level == FULL else TIGHT
         return OK
 
 

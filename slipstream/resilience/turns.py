@@ -3,20 +3,25 @@
 A loop that has more to do than it can does not drop anything: its turns get longer, and who comes waits for one to be
 read, for another to be sent on, for a third to be answered. So the length of a turn is what a request waits, and it is
 what CoDel (RFC 8289) calls the sojourn time. As there, only a standing queue counts: every turn that was measured has
-been longer than the target, for an interval. One long stop, a burst that is worked off, a collection are none.
+been too long, for an interval. One long stop, a burst that is worked off, a collection are none.
 
 Where RFC 8289 drops at a growing rate, a loop can do better, for it knows what it has done: so much time for so many
 requests. While it is behind, a turn takes in as many as fit into the target, ``target / cost``, and the rest is told
 503 within that same turn. What refusing costs is in the time, so the turns settle at the target whatever the load is,
 within a few of them. At least one is taken in, so that a loop which something else keeps busy still serves.
 
-Clients that do not wait before they ask again would have the loop refuse them all day long. So for each that is taken in
-at most two are refused, which is a quarter of the time, and turns are rather a little longer; only from ten times the
-target on nothing holds. Who keeps connections open has one request on each, so this is the end of most such loads.
+It begins at ``ENTER`` times the target and not at the target itself: a thousand clients that each wait for an answer
+before they ask again make turns of two or three times the target, and nobody is better off if some of them are told to
+come back.
+
+There is no end to refusing clients that ask again at once, and a refusal costs a quarter of a short answer, most of it
+in the system's calls. So it takes half of the time at most (``REFUSING``), and turns are rather longer than that; only
+from ``HARD`` times the target on nothing holds. Answers that cost a hundred refusals, streams, know no such bound.
 
 Priority classes: a low one gets in only while half of the room is left, a high one until twice as many are in.
 
-All of it is pure: seconds of one monotonic clock and counts are arguments.
+All of it is pure: seconds of one clock and counts are arguments. The length of a turn is meant as the CPU time of the
+loop's thread, so that a machine which is busy with other things, or one call that blocks, is not taken for demand.
 """
 
 from __future__ import annotations
@@ -25,16 +30,17 @@ from .bulkhead import HIGH, LOW, NORMAL
 
 TARGET_S = 0.010
 """Health within 50 ms (issue 5) is at most five turns; a loop at its rated load has turns of 1 to 3 ms."""
+ENTER = 3.0
 STANDING_S = 0.2
-"""How long each turn must have been above the target. RFC 8289 has 100 ms; a start and a burst of a few thousand
-requests are longer."""
+"""How long each turn must have been above ``ENTER`` times the target. RFC 8289 has 100 ms; a start and a burst of a few
+thousand requests are longer."""
 CALM_S = 1.0
 """Nobody has been refused for so long: it is over."""
 MEMORY_S = 0.2
 """What was measured so long ago counts a third (e-folding time)."""
-REFUSED_MOST = 2.0
-"""For each that is taken in, while turns are below ``HARD`` times the target. Twice the capacity needs 1.5, if a refusal
-costs a sixth of an answer."""
+REFUSAL_S = 20e-6
+"""What a refusal costs (bench/overload.py: 17 us)."""
+REFUSING = 0.5
 HARD = 10.0
 SHARES = {HIGH: 2.0, NORMAL: 1.0, LOW: 0.5}
 
@@ -44,8 +50,8 @@ class TurnBudget:
     ``take`` for each request while it is. ``target_s`` 0: never active."""
 
     __slots__ = (
-        "_above_from", "_busy_s", "_calm_from", "_done", "_started", "active", "refused", "room", "taken", "target_s",
-        "turn_s",
+        "_above_from", "_busy_s", "_calm_from", "_done", "_started", "active", "refused", "refused_most", "room",
+        "taken", "target_s", "turn_s",
     )  # fmt: skip
 
     def __init__(self, target_s: float = TARGET_S) -> None:
@@ -53,6 +59,8 @@ class TurnBudget:
         self.active = False
         self.room = 1.0
         """Requests of the normal class that a turn takes in."""
+        self.refused_most = 1.0
+        """For each that is taken in."""
         self.taken = self.refused = 0
         """In this turn."""
         self.turn_s = 0.0
@@ -64,13 +72,13 @@ class TurnBudget:
 
     @property
     def suspects(self) -> bool:
-        """The last turn was above the target: look more often."""
+        """The last turn was too long: look more often."""
         return self._above_from is not None
 
     def seen(self, turn_s: float, requests: int, now_s: float) -> bool:
         """A turn took so long; ``requests`` is how many have begun so far. Whether it is an overload from now on."""
         self.turn_s = turn_s
-        if not self.target_s or turn_s <= self.target_s:
+        if not self.target_s or turn_s <= ENTER * self.target_s:
             self._above_from = None
         elif self._above_from is None:
             self._above_from, self._started = now_s, requests
@@ -82,7 +90,7 @@ class TurnBudget:
         return self.active
 
     def turned(self, turn_s: float, now_s: float) -> bool:
-        """One more turn is over, which took so long without what the loop slept. Whether it is still an overload."""
+        """One more turn is over, which took so long. Whether it is still an overload."""
         self.turn_s = turn_s
         if turn_s > self.target_s / 2 or self.refused:  # of a loop with time to spare the cost cannot be told
             kept = max(0.0, 1.0 - turn_s / MEMORY_S)
@@ -98,7 +106,7 @@ class TurnBudget:
         if self.taken >= max(1.0, self.room * SHARES[priority]):
             self._calm_from = now_s
             held = priority != LOW and self.turn_s < HARD * self.target_s
-            if not held or self.refused < REFUSED_MOST * self.taken:
+            if not held or self.refused < self.refused_most * self.taken:
                 self.refused += 1
                 return False
         self.taken += 1
@@ -107,4 +115,6 @@ class TurnBudget:
     def _next(self) -> None:
         """A turn begins."""
         self.taken = self.refused = 0
-        self.room = max(1.0, self.target_s * self._done / self._busy_s)
+        cost_s = self._busy_s / max(1.0, self._done)
+        self.room = max(1.0, self.target_s / cost_s)
+        self.refused_most = max(1.0, REFUSING * cost_s / REFUSAL_S)

@@ -122,9 +122,7 @@ async def attempt(
             reply.close()
 
 
-async def _place(
-    runtime: Runtime, ctx: RequestContext, exchange: Exchange, bulkhead: Bulkhead, target: Target
-) -> None:
+async def _place(runtime: Runtime, ctx: RequestContext, exchange: Exchange, bulkhead: Bulkhead, target: Target) -> None:
     """Wait for a place at the provider. That is its time and not our own (R38). Raises ``Overloaded``."""
     left_s = total_s(ctx, target.provider.timeouts) - (runtime.clock() - ctx.t_start)
     waited_s = 0.0

@@ -35,9 +35,7 @@ from .runtime import Active, Runtime
 from .search import Choice, Search, choose, estimated_tokens, nobody, ready_in_s, room_in_s
 
 
-async def serve(
-    runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str, waited_s: float = 0.0
-) -> None:
+async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str, waited_s: float = 0.0) -> None:
     """Serve one request of the data plane from its body to its settlement. ``waited_s``: what it has waited already;
     its time began then."""
     now = runtime.clock() - waited_s

@@ -127,4 +127,3 @@ class Gate:
         }
         log.warning("requests are turned away", extra={"fields": fields})
         self._logged_at, self._refused = now, 0
-

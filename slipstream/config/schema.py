@@ -246,8 +246,12 @@ class AdmissionFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     adaptive: Annotated[bool, _doc("Let the gateway's own latency move the cap, max_in_flight at most.")] = False
     max_rss_mb: Annotated[int, Meta(ge=0, le=1 << 20, description="Memory of a worker; 0 is no ceiling.")] = 0
     max_lag_ms: Annotated[
-        Millis, _doc("Requests beyond what keeps a turn of the event loop so short are turned away; 0 is never.")
-    ] = 10.0
+        Millis,
+        _doc(
+            "While turns of the event loop take five times as long, requests beyond what keeps a turn so short are "
+            "turned away; 0 is never."
+        ),
+    ] = 5.0
 
 
 class ResilienceFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

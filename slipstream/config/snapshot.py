@@ -88,7 +88,7 @@ class HedgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSpec:
-    """How much a worker lets in (Q01, R32). ``adaptive``: its own latency moves the cap. ``max_rss_bytes`` 0: no
+    """How much a worker lets in (Q01, R32). ``adaptive``: the length of its turns moves the cap. ``max_rss_bytes`` 0: no
     ceiling; ``max_lag_s``: how long a turn of the event loop is while it has too much to do, 0: as long as it takes."""
 
     max_in_flight: int = 10_000
@@ -96,7 +96,7 @@ class AdmissionSpec:
     queue_wait_s: float = 1.0
     adaptive: bool = False
     max_rss_bytes: int = 0
-    max_lag_s: float = 0.01
+    max_lag_s: float = 0.005
 
 
 @dataclass(frozen=True, slots=True)

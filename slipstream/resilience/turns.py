@@ -11,10 +11,10 @@ requests. While it is behind, a turn takes in as many as fit into the target, ``
 within a few of them. At least one is taken in, so that a loop which something else keeps busy still serves.
 
 It begins at ``ENTER`` times the target and not at the target itself: a thousand clients that each wait for an answer
-before they ask again make turns of two or three times the target, and nobody is better off if some of them are told to
-come back.
+before they ask again make turns of three times the target, and nobody is better off if some of them are told to come
+back.
 
-There is no end to refusing clients that ask again at once, and a refusal costs a quarter of a short answer, most of it
+There is no end to refusing clients that ask again at once, and a refusal costs a third of a short answer, most of it
 in the system's calls. So it takes half of the time at most (``REFUSING``), and turns are rather longer than that; only
 from ``HARD`` times the target on nothing holds. Answers that cost a hundred refusals, streams, know no such bound.
 
@@ -28,9 +28,9 @@ from __future__ import annotations
 
 from .bulkhead import HIGH, LOW, NORMAL
 
-TARGET_S = 0.010
-"""Health within 50 ms (issue 5) is at most five turns; a loop at its rated load has turns of 1 to 3 ms."""
-ENTER = 3.0
+TARGET_S = 0.005
+"""A whole answer takes three turns, a health check four; a loop at its rated load has turns of 1 to 3 ms."""
+ENTER = 5.0
 STANDING_S = 0.2
 """How long each turn must have been above ``ENTER`` times the target. RFC 8289 has 100 ms; a start and a burst of a few
 thousand requests are longer."""
@@ -38,10 +38,10 @@ CALM_S = 1.0
 """Nobody has been refused for so long: it is over."""
 MEMORY_S = 0.2
 """What was measured so long ago counts a third (e-folding time)."""
-REFUSAL_S = 20e-6
-"""What a refusal costs (bench/overload.py: 17 us)."""
+REFUSAL_S = 15e-6
+"""What a refusal costs (docs/architecture.md)."""
 REFUSING = 0.5
-HARD = 10.0
+HARD = 20.0
 SHARES = {HIGH: 2.0, NORMAL: 1.0, LOW: 0.5}
 
 

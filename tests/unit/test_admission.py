@@ -23,9 +23,10 @@ from slipstream.resilience.bulkhead import (
     Waiter,
 )
 from slipstream.resilience.shed import LAG, MEMORY
-from slipstream.resilience.turns import ENTER, STANDING_S, TARGET_S
+from slipstream.resilience.turns import ENTER, STANDING_S
 from tests.virtual import VirtualLoop, loop_now, run_virtual
 
+TEN_MS = 0.010
 CLASSES = (HIGH, NORMAL, LOW)
 
 
@@ -39,7 +40,7 @@ class Door:
         self.configure(limit, queue, **more)
 
     def configure(
-        self, limit: int = 2, queue: int = 2, adaptive: bool = False, max_rss: int = 1000, target_s: float = TARGET_S
+        self, limit: int = 2, queue: int = 2, adaptive: bool = False, max_rss: int = 1000, target_s: float = TEN_MS
     ) -> None:
         self.admission.configure(limit, queue, 1.0, adaptive, max_rss, target_s)
 
@@ -54,7 +55,7 @@ class Door:
         """From now on a turn has room for ``requests / 20``."""
         turns, now = self.admission.turns, self.loop.time()
         turns.seen(1.0, 0, now - STANDING_S * 1.01)
-        turns.seen(ENTER * TARGET_S + 0.001, requests, now)
+        turns.seen(ENTER * TEN_MS + 0.001, requests, now)
         self.admission.refresh()
         assert turns.active
 
@@ -194,10 +195,10 @@ def test_an_adaptive_cap_follows_the_turns_and_comes_back() -> None:
                 admission.measured(now)
 
         admission.in_flight = 400
-        for turn_s in (0.0001, 0.001, TARGET_S):
+        for turn_s in (0.0001, 0.001, TEN_MS):
             seconds(20, turn_s)
             assert admission.free == admission.limit == 10_000
-        seconds(20, 4 * TARGET_S)
+        seconds(20, 4 * TEN_MS)
         assert 20 <= admission.limit < 400
         assert admission.free == admission.limit
         least = admission.limit

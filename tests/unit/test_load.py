@@ -101,7 +101,7 @@ def test_turns_that_stay_too_long_are_an_overload_until_they_are_short() -> None
         load.start()
         busy.turn_s = 0.02
         await busy.turns(100)
-        assert not load.pressed, "twice the target is none"
+        assert not load.pressed, "four times the target is none"
         busy.turn_s = 0.05
         await busy.turns(4)
         assert not load.pressed, "a stop is none"

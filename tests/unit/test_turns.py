@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from slipstream.resilience.bulkhead import HIGH, LOW, NORMAL
 from slipstream.resilience.turns import CALM_S, ENTER, HARD, STANDING_S, TARGET_S, TurnBudget
 
-LONG_S = ENTER * TARGET_S * 1.2
+TEN_MS = 0.010
+LONG_S = ENTER * TEN_MS * 1.2
 
 
 def overloaded(requests: int = 1000, turn_s: float = LONG_S) -> TurnBudget:
     """One that is active from now, 0.0, on; ``requests`` have begun in the time that it was measured."""
-    budget = TurnBudget()
+    budget = TurnBudget(TEN_MS)
     assert not budget.seen(turn_s, 0, -STANDING_S)
     assert budget.seen(turn_s, requests, 0.0)
     return budget
@@ -35,13 +36,13 @@ def taken(budget: TurnBudget, asked: int, priority: int = NORMAL, now_s: float =
 
 
 def test_only_turns_that_stay_long_are_an_overload() -> None:
-    budget = TurnBudget()
+    budget = TurnBudget(TEN_MS)
     now = 0.0
     for _ in range(20):  # one long turn after the other, but never for the whole interval
         assert not budget.seen(LONG_S, 0, now)
         assert budget.suspects
         assert not budget.seen(LONG_S, 0, now + STANDING_S * 0.9)
-        assert not budget.seen(ENTER * TARGET_S, 0, now + STANDING_S)
+        assert not budget.seen(ENTER * TEN_MS, 0, now + STANDING_S)
         assert not budget.suspects
         now += 1.0
     assert not budget.seen(60.0, 0, now), "one stop, however long"
@@ -110,15 +111,15 @@ def test_at_least_one_of_each_class() -> None:
 
 
 def test_refusing_takes_half_of_the_time_at_most_until_turns_are_far_too_long() -> None:
-    budget = overloaded(4000)  # 50 us each: 200 in a turn, and 1.25 refusals for each
-    assert budget.refused_most == pytest.approx(1.25)
-    assert 10_000 * 0.44 <= taken(budget, 10_000) <= 10_000 * 0.45
-    budget.turned(HARD * TARGET_S, 0.1)
+    budget = overloaded(4000)  # 50 us each: 200 in a turn, and 1.67 refusals for each
+    assert budget.refused_most == pytest.approx(1.667, abs=0.001)
+    assert taken(budget, 10_000) == pytest.approx(10_000 / 2.667, rel=0.01)
+    budget.turned(HARD * TEN_MS, 0.1)
     assert taken(budget, 10_000) == math.ceil(budget.room)
 
 
 def test_expensive_answers_leave_room_for_many_refusals() -> None:
-    budget = overloaded(100)  # streams, 2 ms each: 5 in a turn, 50 refusals for each
+    budget = overloaded(100)  # streams, 2 ms each: 5 in a turn, 67 refusals for each
     assert taken(budget, 250) == 5
 
 
@@ -153,7 +154,7 @@ def test_each_turn_takes_at_least_one_and_never_refuses_more_than_it_may(
             assert let_in or not first, "who comes first in a turn gets in"
             first = False
             assert (budget.taken, budget.refused) == (before[0] + let_in, before[1] + (not let_in))
-            if not let_in and priority != LOW and budget.turn_s < HARD * TARGET_S:
+            if not let_in and priority != LOW and budget.turn_s < HARD * TEN_MS:
                 assert budget.refused < budget.refused_most * budget.taken + 1
 
 
@@ -260,15 +261,15 @@ def closed_loop(clients: int, pause_s: float, until: float) -> Seen:
 
 
 def test_twice_what_the_loop_can_do() -> None:
-    """Q15: turns at the target, so that health within five of them is within 50 ms; no time but that of the refusals
+    """Q15: turns at the target, so that health, within five of them, is within 50 ms; no time but that of the refusals
     is lost; and all of it is over within a second."""
     seen = open_loop(lambda now: CAPACITY * (2 if 1 <= now < 4 else 0.3), 6.0)
     left = 1 - REFUSE_S * CAPACITY * 2  # for answers, if all were refused
     most = left / (1 - REFUSE_S * CAPACITY)
     assert seen.rate(2.5, 4.0) >= 0.97 * most * CAPACITY
-    assert seen.p99(seen.turns, 2.5, 4.0) <= 1.15 * TARGET_S
-    assert seen.p99(seen.served, 2.5, 4.0) <= 0.04
-    assert seen.p99(seen.refused, 2.5, 4.0) <= 0.02
+    assert seen.p99(seen.turns, 2.5, 4.0) <= 1.2 * TARGET_S
+    assert seen.p99(seen.served, 2.5, 4.0) <= 4 * TARGET_S
+    assert seen.p99(seen.refused, 2.5, 4.0) <= 2 * TARGET_S  # issue 5: within 10 ms
     assert seen.p99(seen.served, 5.0, 6.0) <= 0.002
     assert not [at for at, _ in seen.refused if at >= 5.0]
 
@@ -287,7 +288,7 @@ def test_a_burst_is_worked_off() -> None:
     assert not open_loop(lambda now: 200_000.0 if 1.0 <= now < 1.01 else 500.0, 2.0).refused
 
 
-@pytest.mark.parametrize("clients", [32, 256, 900])
+@pytest.mark.parametrize("clients", [32, 256, 800])
 def test_clients_that_wait_for_their_answers_are_all_served(clients: int) -> None:
     assert not closed_loop(clients, 0.0, 2.0).refused
 

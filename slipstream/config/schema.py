@@ -243,7 +243,7 @@ class AdmissionFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     max_in_flight: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests at once, per worker.")] = 10_000
     queue: Annotated[int, Meta(ge=0, le=1_000_000, description="Requests that may wait.")] = 1024
     queue_wait_s: Annotated[Seconds, _doc("The longest wait, here or for a place at a provider.")] = 1.0
-    adaptive: Annotated[bool, _doc("Let the gateway's own latency move the cap, max_in_flight at most.")] = False
+    adaptive: Annotated[bool, _doc("Let the length of the loop's turns move the cap, up to max_in_flight.")] = False
     max_rss_mb: Annotated[int, Meta(ge=0, le=1 << 20, description="Memory of a worker; 0 is no ceiling.")] = 0
     max_lag_ms: Annotated[
         Millis,

@@ -88,7 +88,7 @@ class HedgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSpec:
-    """How much a worker lets in (Q01, R32). ``adaptive``: the length of its turns moves the cap. ``max_rss_bytes`` 0: no
+    """How much a worker lets in (Q01, R32). ``adaptive``: its turns move the cap; ``max_rss_bytes`` 0: no
     ceiling; ``max_lag_s``: how long a turn of the event loop is while it has too much to do, 0: as long as it takes."""
 
     max_in_flight: int = 10_000

@@ -39,6 +39,9 @@ EVERY_S = 30.0
 READY_LAG_S = 5.0
 LOOK_S = 0.02
 """How often a turn is measured after one that was too long."""
+IDLE_PART = 0.2
+PAUSE_S = 0.001
+"""Under overload a turn that took less than this part of the target is followed by a pause."""
 FRAMES = 12
 """The innermost ones of a stack."""
 
@@ -136,11 +139,13 @@ class Load:
         """Each turn, while there is too much to do."""
         turns, cpu_s = self.admission.turns, self._cpu()
         began, self._turn_from = self._turn_from, cpu_s
-        if turns.turned(cpu_s - began, self.clock()) and self._running:
-            self._loop.call_soon(self._turned)
-        else:
+        if not turns.turned(cpu_s - began, self.clock()) or not self._running:
             self._looking = False
             self.admission.refresh()
+        elif cpu_s - began > IDLE_PART * turns.target_s:
+            self._loop.call_soon(self._turned)
+        else:  # what is called soon keeps the loop from sleeping
+            self._loop.call_later(PAUSE_S, self._turned)
 
 
 class Watch(threading.Thread):

@@ -267,6 +267,20 @@ def test_the_wait_has_an_end(kind: str) -> None:
 
 
 @both
+def test_who_waits_at_the_end_of_the_process_is_told(kind: str) -> None:  # R79
+    async def main() -> None:
+        async with stage(kind) as s:
+            await s.full(queued=2)
+            s.running.process._cut(s.running.runtime)
+            for task in s.tasks[1:]:
+                answer = await task
+                assert (answer.status, "retry-after" in answer.headers) == (503, True)
+            assert (await scrape(s.port)).total("slipstream_shed_total", reason="ending") == 2
+
+    run(main())
+
+
+@both
 def test_a_loop_that_is_behind_takes_in_what_it_can(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """Q16, S-103: the shares are those of ``resilience.turns``; here that the listeners ask, and one line is logged."""
 

@@ -123,6 +123,26 @@ def test_turns_that_stay_too_long_are_an_overload_until_they_are_short() -> None
     in_world(test, cpu)
 
 
+def test_a_loop_with_nothing_to_do_sleeps_though_it_was_overloaded() -> None:
+    cpu = Clock()
+
+    async def test(world: World, load: Load, clock: Clock) -> None:
+        busy = Busy(clock, cpu)
+        load.start()
+        busy.turn_s = 0.05
+        await busy.turns(20)
+        assert load.pressed
+        busy.turn_s = 0.0
+        await asyncio.sleep(0.05)  # virtual time moves when nothing is left to run: a loop that spins hangs here
+        assert load.pressed
+        clock.now += 1.1
+        await asyncio.sleep(0.05)
+        assert not load.pressed
+        load.stop()
+
+    in_world(test, cpu)
+
+
 def test_while_turns_are_counted_none_is_missed_and_they_end_with_the_load() -> None:
     cpu = Clock()
 

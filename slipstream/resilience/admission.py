@@ -11,7 +11,7 @@ In calm, which is nearly always, that is a comparison and an addition, and liste
 - ``memory``: near its ceiling nobody of low priority gets in, at it nobody at all (Q17).
 - ``places``: the cap, and the bounded queue before it: a queue that is full, or longer than the request has time
   (``bulkhead``; deadlines, priority classes).
-- ``turns``: as many in each turn of the event loop as there is time for, when our own core is what is short.
+- ``turns``: as many as our own core has time for, when that is what is short.
 
 ``adaptive`` moves the cap by the time of a turn (``gradient``): where answers that are under way, long streams say, are
 what fills the loop, a cap on what is new would not help. Turns within the target count as good as any, because a loop
@@ -90,7 +90,7 @@ class Admission(Bulkhead):
         refused = self.verdict(deadline_s, priority)
         if refused is not None:
             return refused
-        if self.turns.active and not self.turns.take(priority, now_s):
+        if self.turns.active and not self.turns.take(priority, self.in_flight, now_s):
             return LAG
         return IN if self.try_enter() else self.line_up(deadline_s, priority)
 

@@ -6,7 +6,7 @@ until nobody has been refused for a second. What follows from the figures is ``r
 are the timers, and the thread beside the loop, which sees a block while it lasts and logs where the loop stands:
 afterwards nobody could tell (S-91).
 
-- Turns (Q16): from ``admission.max_lag_ms`` on, for 200 ms, only as many requests as fit into it (``turns``).
+- Turns (Q16): from ``admission.max_lag_ms`` on, for 200 ms, only as many requests as make turns so long (``turns``).
 - Memory (Q17): near ``admission.max_rss_mb`` nobody of low priority, at it all but one at a time.
 - Ready (S-91): not above 5 s of lag, which is how late timers are.
 
@@ -51,14 +51,13 @@ class Load:
     while the loop is blocked; ``cpu`` what the loop's thread has worked, in seconds."""
 
     __slots__ = (
-        "_cpu", "_looking", "_loop", "_running", "_runtime", "_timer", "_turn_from", "_watch", "admission", "clock",
+        "_cpu", "_looking", "_loop", "_running", "_timer", "_turn_from", "_watch", "admission", "clock",
         "lag",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, clock: Clock = time.monotonic, cpu: Clock = time.thread_time) -> None:
         self.clock = clock
         self.lag = Lag()
-        self._runtime = runtime
         self._cpu = cpu
         self._loop = asyncio.get_running_loop()
         self.admission = Admission(lambda: resident_bytes(), loop=self._loop)
@@ -126,7 +125,7 @@ class Load:
         turns, cpu_s, now = self.admission.turns, self._cpu(), self.clock()
         if not self._running:
             return
-        if turns.seen(cpu_s - self._turn_from, self._runtime.requests, now):
+        if turns.seen(cpu_s - self._turn_from, self.admission.in_flight, now):
             self._turn_from = cpu_s
             self.admission.refresh()
             self._loop.call_soon(self._turned)
@@ -139,7 +138,7 @@ class Load:
         """Each turn, while there is too much to do."""
         turns, cpu_s = self.admission.turns, self._cpu()
         began, self._turn_from = self._turn_from, cpu_s
-        if not turns.turned(cpu_s - began, self.clock()) or not self._running:
+        if not turns.turned(cpu_s - began, self.admission.in_flight, self.clock()) or not self._running:
             self._looking = False
             self.admission.refresh()
         elif cpu_s - began > IDLE_PART * turns.target_s:

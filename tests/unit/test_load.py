@@ -149,8 +149,8 @@ def test_while_turns_are_counted_none_is_missed_and_they_end_with_the_load() -> 
     async def test(world: World, load: Load, clock: Clock) -> None:
         busy = Busy(clock, cpu)
         load.start()
-        load.admission.turns.seen(1.0, 0, clock.now)
-        load.admission.turns.seen(1.0, 0, clock.now + 1)
+        load.admission.turns.seen(1.0, 9, clock.now)
+        load.admission.turns.seen(1.0, 9, clock.now + 1)
         load.admission.refresh()
         load.stop()
         await busy.turns(10)

@@ -280,8 +280,8 @@ def closed_loop(clients: int, pause_s: float, until: float, stages: tuple[float,
 
 
 def test_twice_what_the_loop_can_do() -> None:
-    """Q15, where an answer costs six refusals: no time but that of the refusals is lost, turns stay so short that health,
-    within five of them, is within 50 ms, and all of it is over within a second."""
+    """Q15, where an answer costs six refusals: no time but that of the refusals is lost, turns stay so short that
+    health, within five of them, is within 50 ms, and all of it is over within a second."""
     seen = open_loop(lambda now: CAPACITY * (2 if 1 <= now < 4 else 0.3), 6.0)
     share = REFUSE_S * CAPACITY
     assert seen.rate(2.5, 4.0) >= 0.97 * CAPACITY * (1 - 2 * share) / (1 - share)

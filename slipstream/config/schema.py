@@ -260,10 +260,16 @@ class AdmissionFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
     max_in_flight: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests at once, per worker.")] = 10_000
     queue: Annotated[int, Meta(ge=0, le=1_000_000, description="Requests that may wait.")] = 1024
-    queue_wait_s: Annotated[Seconds, _doc("The longest wait.")] = 1.0
-    adaptive: Annotated[bool, _doc("Let the measured latency move the cap.")] = False
+    queue_wait_s: Annotated[Seconds, _doc("The longest wait, here or for a place at a provider.")] = 1.0
+    adaptive: Annotated[bool, _doc("Let the length of the loop's turns move the cap, up to max_in_flight.")] = False
     max_rss_mb: Annotated[int, Meta(ge=0, le=1 << 20, description="Memory of a worker; 0 is no ceiling.")] = 0
-    max_lag_ms: Annotated[Millis, _doc("Delay of the event loop above which requests are turned away.")] = 1000.0
+    max_lag_ms: Annotated[
+        Millis,
+        _doc(
+            "While turns of the event loop take five times as long, requests beyond what keeps a turn so short are "
+            "turned away; 0 is never."
+        ),
+    ] = 10.0
 
 
 class ResilienceFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -90,15 +90,15 @@ class HedgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSpec:
-    """How much is let in (Q01, R32). ``adaptive``: the cap follows the measured latency. ``max_rss_bytes`` 0: no
-    ceiling; ``max_lag_s``: the event loop's delay above which new requests are turned away."""
+    """How much a worker lets in (Q01, R32). ``adaptive``: its turns move the cap; ``max_rss_bytes`` 0: no
+    ceiling; ``max_lag_s``: how long a turn of the event loop is while it has too much to do, 0: as long as it takes."""
 
     max_in_flight: int = 10_000
     queue: int = 1024
     queue_wait_s: float = 1.0
     adaptive: bool = False
     max_rss_bytes: int = 0
-    max_lag_s: float = 1.0
+    max_lag_s: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,16 +36,22 @@ from .search import Choice, Search, choose, estimated_tokens, nobody, outage, re
 
 
 async def serve(
-    runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str, ctx: RequestContext | None = None
+    runtime: Runtime,
+    exchange: Exchange,
+    endpoint: Endpoint,
+    key_name: str,
+    waited_s: float = 0.0,
+    ctx: RequestContext | None = None,
 ) -> None:
-    """Serve one request of the data plane from its body to its settlement. ``ctx`` only from ``engine.stay``."""
+    """Serve one request of the data plane from its body to its settlement. ``waited_s``: what it has waited already;
+    its time began then. ``ctx`` only from ``engine.stay``."""
     label = endpoint.label
     if ctx is None:
         if runtime.active.outlasts:
             from .stay import outlast
 
-            return await outlast(runtime, exchange, endpoint, key_name)
-        now = runtime.clock()
+            return await outlast(runtime, exchange, endpoint, key_name, waited_s)
+        now = runtime.clock() - waited_s
         ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     runtime.requests += 1
     active = runtime.pin()

@@ -29,13 +29,13 @@ MOST = 256
 _NO_RETRY = "x-slipstream-no-retry"
 
 
-async def outlast(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
+async def outlast(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str, waited_s: float) -> None:
     """``pipeline.serve``, with an answer that may be read for nobody. Raises ``CancelledError`` as soon as it is
     cancelled, whether the answer is read on or not."""
-    now = runtime.clock()
+    now = runtime.clock() - waited_s
     ctx = RequestContext(endpoint, endpoint.label, exchange.request_id, key_name, now, now)
     shell = Staying(runtime, exchange, ctx)
-    task = asyncio.get_running_loop().create_task(serve(runtime, shell, endpoint, key_name, ctx), name="request")
+    task = asyncio.get_running_loop().create_task(serve(runtime, shell, endpoint, key_name, ctx=ctx), name="request")
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:

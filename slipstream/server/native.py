@@ -41,6 +41,8 @@ class NativeListener:
 
     def __init__(self, app: App, limits: ListenerLimits, reference: Listener) -> None:
         self.app = app
+        self.gate = app.gate
+        self.admission = app.gate.admission
         self.runtime = app.runtime
         self.limits = limits
         self.reference = reference

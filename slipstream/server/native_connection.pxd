@@ -8,7 +8,7 @@ cdef class NativeConnection:
     cdef public CRequestTask _task
     cdef public bytes _buffer, _refused
     cdef public str _key_name
-    cdef public object _drain, _error, _fault, _guard, _incoming, listener, transport
+    cdef public object _drain, _error, _fault, _guard, _incoming, _place, listener, transport
     cdef public bint _in_head, _paused, _starting, blocked, http10, keep_alive, lingering
     cdef public int _route
     cdef public Py_ssize_t _turn_bytes, _unsent

@@ -20,11 +20,14 @@ from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
 from ..errors import GatewayError
 from ..obs.metrics import CLIENT_GONE_STATUS
+from ..resilience.admission import Place
+from ..resilience.bulkhead import Waiter
 from ..types import Endpoint
 from ..wire.faces import FACES, Face, face_of_request
 from ..wire.headers import block
 from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, malformed
 from .faults import is_ours, where
+from .gate import Refusal
 from .limits import LINGER_S, guard_for
 from .native_body import TURN_BYTES, Incoming
 from .native_exchange import CONTINUE, NativeExchange, peer_of
@@ -55,8 +58,8 @@ class NativeConnection:
 
     __slots__ = (
         "_buffer", "_drain", "_error", "_exchange", "_fault", "_guard", "_in_head", "_incoming", "_key_name",
-        "_moved_at", "_paused", "_refused", "_route", "_starting", "_task", "_turn_bytes", "_unsent", "blocked",
-        "deadline", "http10", "keep_alive", "lingering", "listener", "transport",
+        "_moved_at", "_paused", "_place", "_refused", "_route", "_starting", "_task", "_turn_bytes", "_unsent",
+        "blocked", "deadline", "http10", "keep_alive", "lingering", "listener", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: NativeListener) -> None:
@@ -77,6 +80,8 @@ class NativeConnection:
         self._route = 0
         self._error: GatewayError | None = None
         """Why it will be refused when its body is here."""
+        self._place: Place = False
+        """What it holds of the room in this process."""
         self._incoming: Incoming | None = None
         """Its body, while that is not whole."""
         self._turn_bytes = 0
@@ -132,6 +137,7 @@ class NativeConnection:
             self._task.cancel()
         elif self._incoming is not None and self._error is None and self._fault is None:
             self._settle(CLIENT_GONE_STATUS)
+        self._leave()
         self._let_write()
 
     def pause_writing(self) -> None:
@@ -205,6 +211,12 @@ class NativeConnection:
         try:
             self._key_name = listener.app.admit(authorization, api_key)
             check_media_type(media_type)
+            admission = listener.admission
+            if admission.in_flight < admission.free:
+                admission.in_flight += 1
+                self._place = True
+            else:
+                self._place, self._error = listener.gate.ask(exchange, ENDPOINTS[self._route], self._key_name)
         except GatewayError as error:
             self._error = error
             listener.app.settle(ENDPOINTS[self._route], exchange.request_id, error.status, error=error)
@@ -300,7 +312,10 @@ class NativeConnection:
 
     async def _run(self, exchange: NativeExchange) -> None:
         try:
-            await serve(self.listener.runtime, exchange, ENDPOINTS[self._route], self._key_name)
+            if self._place is True:
+                await serve(self.listener.runtime, exchange, ENDPOINTS[self._route], self._key_name)
+            else:
+                await self._wait(exchange)
         except ClientGone:
             self.abort()
         except (Exception, asyncio.CancelledError) as exc:
@@ -319,9 +334,27 @@ class NativeConnection:
         if self._buffer or self._paused or self._fault is not None or not self._guard.idle:
             self._advance()
 
+    async def _wait(self, exchange: NativeExchange) -> None:
+        """Serve it when its turn has come."""
+        listener, endpoint = self.listener, ENDPOINTS[self._route]
+        assert isinstance(self._place, Waiter)
+        told = await listener.gate.wait(self._place, exchange, endpoint, self._key_name)
+        self._place = not isinstance(told, Refusal)
+        if isinstance(told, Refusal):
+            self._answer_error(told)
+        else:
+            await serve(listener.runtime, exchange, endpoint, self._key_name, told)
+
+    def _leave(self) -> None:
+        """The request is over: its place is another's."""
+        if self._place:
+            self.listener.admission.give_back(self._place)
+            self._place = False
+
     def _answered(self) -> None:
         """The answer is written: wait for the next request, or end the connection."""
         self._exchange = None
+        self._leave()
         transport = self.transport
         if transport is None or transport.is_closing():
             self._fault, self._buffer = ENDED, b""
@@ -341,6 +374,8 @@ class NativeConnection:
     def _answer_error(self, error: GatewayError, face: Face | None = None) -> None:
         exchange = self._exchange
         assert exchange is not None
+        if isinstance(error, Refusal) and exchange.refuse(ENDPOINTS[self._route], error):
+            return
         face = face or FACES[ENDPOINTS[self._route]]
         headers = block({"Content-Type": face.error_type, **(error.headers or {})})
         with contextlib.suppress(ClientGone):
@@ -376,6 +411,7 @@ class NativeConnection:
     def _linger(self) -> None:
         """Half-close, then read and drop for a moment: a reset would destroy the answer (RFC 9112 9.6)."""
         self._fault, self._buffer, self._incoming = ENDED, b"", None
+        self._leave()
         self.lingering = True
         self.deadline = self.listener.loop.time() + LINGER_S
         transport = self.transport

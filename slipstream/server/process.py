@@ -260,7 +260,10 @@ class Process:
         cut.cancel()
 
     def _cut(self, runtime: Runtime) -> None:
-        """The deadline: what is still in flight ends with an error."""
+        """The deadline: what waits or is still in flight ends with an error."""
+        self._app.load.admission.end()
+        for outbound in runtime.active.outbound.values():
+            outbound.bulkhead.end()
         number = runtime.deadlines.cut()
         runtime.metrics.count(DRAIN_CUT, by=number)
         log.warning("requests cut at the end", extra={"fields": {"requests": number}})

@@ -11,7 +11,7 @@ from slipstream.config.snapshot import BreakerSpec, LimitsSpec, ResilienceSpec, 
 from slipstream.engine import relay
 from slipstream.engine.pipeline import serve
 from slipstream.errors import ConnectFailed
-from slipstream.obs.families import EJECTED, RETRY_BUDGET_EXHAUSTED
+from slipstream.obs.families import EJECTED, OVERHEAD, QUEUE_WAIT, RETRY_BUDGET_EXHAUSTED
 from slipstream.types import Endpoint
 from tests.fakes import (
     GOOD_STREAM,
@@ -310,6 +310,25 @@ def test_a_short_wait_for_a_place_is_no_failure() -> None:
         tasks = [asyncio.ensure_future(world.ask()) for _ in range(2)]
         assert [(await task).status for task in tasks] == [200, 200]
         world.settled_once(2)
+        *buckets, total_ns = world.series(QUEUE_WAIT)[("a",)]
+        assert (sum(buckets), total_ns) == (1, 500_000_000), "the one that waited"
+        assert world.series(OVERHEAD)[()][-1] == 0, "a wait is none of our own time (R38)"
+
+    run_virtual(main())
+
+
+def test_a_wait_in_vain_is_measured_and_is_not_our_own_time_where_another_target_answers() -> None:  # R38
+    async def main() -> None:
+        world = World(
+            {"a": [Plan(wait_s=5.0, steps=ok().steps)], "b": [ok(), ok(), ok(), ok()]},
+            make=lambda name, **kw: spec(name, limits=LimitsSpec(max_in_flight=1, queue=1), **kw),
+        )
+        tasks = [asyncio.ensure_future(world.ask()) for _ in range(4)]
+        assert {(await task).status for task in tasks} == {200}
+        *buckets, total_ns = world.series(QUEUE_WAIT)[("a",)]
+        assert sum(buckets) == 1
+        assert total_ns == pytest.approx(1e9, rel=0.02)
+        assert world.series(OVERHEAD)[()][-1] == 0
 
     run_virtual(main())
 

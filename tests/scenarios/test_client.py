@@ -40,7 +40,7 @@ from slipstream.server.limits import ListenerLimits
 from tests.aio import DEADLINE_S, RawClient, until
 from tests.harness import CHAT, SHARED, USER, config, served
 from tests.pace import soon
-from tests.scenarios.matrix import CLIENT_CANARY, Row, Stage, scenario
+from tests.scenarios.matrix import CLIENT_CANARY, Row, Stage, patient, scenario
 from tests.scenarios.talk import (
     CHUNKED,
     LAST,
@@ -388,7 +388,7 @@ async def test_s53(row: Row) -> None:
 
 @scenario("S-53", "slow reader: dropped at the limit")
 async def test_s53_dropped(row: Row) -> None:
-    with listener_limits(header_timeout_s=0.2, slow_reader_s=0.5):
+    with listener_limits(header_timeout_s=0.8, slow_reader_s=0.5):
         await slow_reader(row, 0.5)
 
 
@@ -419,18 +419,18 @@ async def test_s53_last(row: Row) -> None:
 
     limit = 0.3
     for high in (64 * 1024, 1 << 30):
-        with listener_limits(slow_reader_s=limit, header_timeout_s=0.2), connections() as made:
-            async with row.stage(large) as s:
+        with listener_limits(slow_reader_s=limit, header_timeout_s=0.8), connections() as made:
+            async with row.stage(patient(large)) as s:
                 client = await RawClient.connect(s.running.port)
                 client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                await until(lambda: bool(made))  # noqa: B023
+                await until(lambda: bool(made))
                 transport = made[0].transport
                 transport.set_write_buffer_limits(high=high)
                 client.writer.write(hot(chat(), "Connection: close"))
                 s.asked = 1
                 await until(lambda: transport.get_write_buffer_size() > 0)  # noqa: B023
                 begin = time.monotonic()
-                await until(lambda: made[0].transport is None)  # noqa: B023
+                await until(lambda: made[0].transport is None)
                 row.took(time.monotonic() - begin, limit, 0.0)
                 client.writer.transport.resume_reading()  # type: ignore[attr-defined]
                 await client.read_to_end()
@@ -470,7 +470,7 @@ def leave(client: RawClient, how: str) -> None:
 
 async def leaves(row: Row, script: Script, stream: bool, how: str, mark: bytes = b"", path: str = CHAT) -> None:
     """One client leaves; its provider hears of it at once, and it is counted as what it is."""
-    async with row.stage(script) as s:
+    async with row.stage(patient(script)) as s:
         client = await RawClient.connect(s.running.port)
         client.writer.write(hot(chat(stream, path), path=path))
         s.asked = 1

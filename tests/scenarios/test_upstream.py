@@ -32,7 +32,7 @@ from slipstream.net import connect as connect_module
 from slipstream.net import decode as decode_module
 from tests.aio import until
 from tests.harness import CHAT
-from tests.scenarios.matrix import ALL, HEADER_CANARY, LIMITS, NATIVE, Row, Stage, key_of, scenario
+from tests.scenarios.matrix import ALL, HEADER_CANARY, LIMITS, NATIVE, Row, Stage, key_of, patient, scenario
 from tests.scenarios.talk import (
     DONE,
     LAST,
@@ -471,11 +471,6 @@ def peak_mb(reset: bool = False) -> float:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def patient(script: Script) -> Bad:
-    """A provider whose limits of time are none of this row's."""
-    return {"script": script, "timeout": {"first_byte_s": 30.0, "idle_s": 30.0, "total_s": 60.0}}
 
 
 BOMB_BYTES = 2_000_000

@@ -42,7 +42,7 @@ from tests.pace import soon
 
 SHARED = Path(os.environ.get("SLIPSTREAM_SHARED") or Path(__file__).parents[2].parent / "shared")
 FIRE = SHARED / "hostile" / "fire.py"
-WORKERS = 6
+WORKERS = 48
 TIMEOUT_S = 1.0
 NEVER = {"smuggled", "desync", "garbage", "switched", "crash"}
 GET = b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -665,7 +665,7 @@ async def test_s28(row: Row) -> None:
     for status in (529, 503):
         await rests(row, http(status, problem("Overloaded"), "Retry-After: 2"), "overloaded", 2.0)
         await rests(row, http(status, problem("Overloaded")), "overloaded", 1.0)
-        async with row.stage(says(http(status, problem("Overloaded")))) as s:
+        async with row.stage(says(http(status, problem("Overloaded"))), routing={"retries": 0}) as s:
             (await s.ask()).failed(status, says="Overloaded")
     spent = says(http(429, problem("You exceeded your current quota", "insufficient_quota", "insufficient_quota")))
     async with row.stage({"script": spent, "api_key": "one-key"}, {"script": good, "api_key": "one-key"}, good) as s:
@@ -692,7 +692,7 @@ async def test_s29(row: Row) -> None:
         assert s.called("b") == 100
 
 
-@scenario("S-29", "500 always, alone")
+@scenario("S-29", "500 always, alone", over=(NATIVE,))
 async def test_s29_alone(row: Row) -> None:
     async with row.stage(failing) as s:
         start = time.monotonic()

@@ -12,11 +12,11 @@ import uvloop
 
 T = TypeVar("T")
 
-DEADLINE_S = 5.0
+DEADLINE_S = 20.0
 """How long anything may take before a test calls it lost."""
 
 
-def run(main: Coroutine[Any, Any, T], timeout_s: float = 30.0) -> T:
+def run(main: Coroutine[Any, Any, T], timeout_s: float = 90.0) -> T:
     """Run to the end in a new loop; a test that hangs fails, and so does one that leaves a transport open."""
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:

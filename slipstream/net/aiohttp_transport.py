@@ -8,18 +8,21 @@ key would go along (Q34). ``HTTP(S)_PROXY`` and ``NO_PROXY`` are read once, when
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import urllib.request
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.abc import AbstractStreamWriter, ResolveResult
 from multidict import CIMultiDict
 from yarl import URL
 
 from ..errors import ConnectFailed, MalformedReply, TransportError, UpstreamTimeout
+from .decode import decoder_for
 from .upstream import SEND_S, UpstreamReply, UpstreamRequest
 
 KEEPALIVE_S = 15.0
@@ -29,6 +32,8 @@ MAX_HEADER_BYTES = 64 * 1024
 LARGE_BODY_BYTES = 1024 * 1024
 """Larger bodies are written in pieces, with turns of the loop between them (R23); aiohttp warns of them otherwise."""
 PIECE_BYTES = 256 * 1024
+_lookup_s: ContextVar[float] = ContextVar("lookup_s")
+"""The limit of the request that looks a name up."""
 _SKIP_AUTO = frozenset({"User-Agent", "Accept-Encoding", "Accept", "Content-Type"})
 
 
@@ -55,10 +60,11 @@ class AiohttpTransport:
                 keepalive_timeout=KEEPALIVE_S,
                 ssl=_ssl_context(verify_ssl, ca_file),
                 ttl_dns_cache=30,
+                resolver=_Resolver(),
             ),
             timeout=aiohttp.ClientTimeout(total=None),
             skip_auto_headers=_SKIP_AUTO,
-            auto_decompress=True,
+            auto_decompress=False,  # aiohttp's has no limit on what a body may become (S-23)
             read_bufsize=READ_BUFFER_BYTES,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
@@ -110,6 +116,7 @@ class AiohttpTransport:
     ) -> UpstreamReply:
         target, proxy = url
         trace.reused = False
+        _lookup_s.set(connect_s)
         try:
             response = await self._session.request(
                 method,
@@ -159,6 +166,17 @@ class AiohttpTransport:
             context.trace_request_ctx.reused = True
 
 
+class _Resolver(aiohttp.ThreadedResolver):
+    """The system's resolver, within the limit for connecting (S-43): aiohttp's does not hold for the lookup of a name.
+    Who waits for a lookup that another request began has the rest of that one's time."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        async with asyncio.timeout(_lookup_s.get()):
+            return await super().resolve(host, port, family)
+
+
 class _Large(aiohttp.Payload):
     """A large body in pieces, without copying it (``io.BytesIO``, which aiohttp suggests, makes one)."""
 
@@ -191,11 +209,12 @@ _lingering: set[asyncio.Task[None]] = set()
 class _Reply:
     """``UpstreamReply`` over ``aiohttp.ClientResponse``."""
 
-    __slots__ = ("_response", "status")
+    __slots__ = ("_decoder", "_response", "status")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
+        self._decoder = decoder_for(response.headers.get("Content-Encoding", "").encode("latin-1", "replace"))
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -209,12 +228,25 @@ class _Reply:
         raise RuntimeError("this transport never has it all at once")
 
     async def chunk(self) -> bytes:
+        decoder = self._decoder
+        if decoder is None:
+            return await self._piece()
+        while True:
+            if decoder.pending:
+                await asyncio.sleep(0)
+                data = decoder.decode(b"")
+            elif piece := await self._piece():
+                data = decoder.decode(piece)
+            else:
+                decoder.finish()
+                return b""
+            if data:
+                return data
+
+    async def _piece(self) -> bytes:
+        """The next piece as it came."""
         try:
             return await self._response.content.readany()
-        except aiohttp.ClientPayloadError as exc:
-            if isinstance(exc.__cause__, aiohttp.http_exceptions.ContentEncodingError):
-                raise MalformedReply("the provider's answer could not be decompressed") from None
-            raise TransportError from None
         except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError):
             raise TransportError from None
 

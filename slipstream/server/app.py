@@ -185,14 +185,13 @@ class App:
             methods = {"GET": (True, self._model)}
         if methods is None and path in self._data:
             methods = {}
+        if path == "*":  # the server as a whole (RFC 9110 9.3.7), which says no more than its pages do
+            raise not_allowed("GET, HEAD, POST")
         if methods is None:
             raise ClientError(f"Unknown request URL: {method} {path[:200]}. See /docs.", status=404, code="unknown_url")
         found = methods.get("GET" if method == "HEAD" else method)
         if found is None:
-            allowed = ", ".join(methods) or "POST"
-            raise ClientError(
-                f"Method not allowed; use {allowed}.", status=405, code="method_not_allowed", headers={"Allow": allowed}
-            )
+            raise not_allowed(", ".join(methods) or "POST")
         locked, handler = found
         if locked:
             self.auth.check(request.headers)
@@ -276,6 +275,13 @@ class App:
         head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {face.error_type}\r\nContent-Length: {len(body)}\r\n"
         head += f"Retry-After: {BUSY_S}\r\nConnection: close\r\nX-Request-ID: {request_id}\r\n"
         return f"{head}Date: {formatdate(usegmt=True)}\r\n\r\n".encode() + body
+
+
+def not_allowed(allowed: str) -> ClientError:
+    """405: the method is not among those that are ``allowed`` here (RFC 9110 15.5.6)."""
+    return ClientError(
+        f"Method not allowed; use {allowed}.", status=405, code="method_not_allowed", headers={"Allow": allowed}
+    )
 
 
 def _is_lost(request: web.BaseRequest) -> bool:

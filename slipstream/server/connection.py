@@ -26,6 +26,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from .limits import LINGER_S, guard_for
 from .request import Fault, MalformedBody, Request
+from .unread import Unread
 
 if TYPE_CHECKING:
     from .listener import Listener
@@ -45,7 +46,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_body_bytes", "_body_since", "_delivered", "_fault", "_guard", "_head_since", "_last_byte", "_lingering",
-        "_once", "_payload", "_stopped", "_timer", "_timer_at", "listener",
+        "_once", "_payload", "_stopped", "_timer", "_timer_at", "_unread", "listener",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class Connection(RequestHandler):
         self._head_since = self._body_since = self._last_byte = loop.time()
         self._body_bytes = 0
         self._stopped = False
+        self._unread: Unread | None = None
         self._once = once
         """It ends with its first answer."""
 
@@ -94,6 +96,8 @@ class Connection(RequestHandler):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._unread is not None:
+            self._unread.stop()
         self._stop_lingering()
         super().connection_lost(exc)
         self.listener.closed(self)
@@ -278,6 +282,31 @@ class Connection(RequestHandler):
             self._stopped = False
             self._forgive()
         super()._resume_transport_reading()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_unread(self.transport)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        transport = self.transport
+        if self._unread is not None and transport is not None and not transport.is_closing():
+            self._unread.stop()
+            self._unread = None
+
+    async def start(self) -> None:
+        await super().start()
+        self._watch_unread(self.transport)
+
+    def force_close(self) -> None:
+        transport = self.transport  # aiohttp forgets it, and it closes when all is sent
+        super().force_close()
+        self._watch_unread(transport)
+
+    def _watch_unread(self, transport: asyncio.Transport | None) -> None:
+        """What waits to be sent must be taken, also behind the end of the connection."""
+        if transport is not None and self._unread is None and transport.get_write_buffer_size():
+            self._unread = Unread(transport, self.listener.limits.slow_reader_s, self._loop)
 
     def _process_keepalive(self) -> None:
         if self._guard.idle:

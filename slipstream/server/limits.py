@@ -22,6 +22,8 @@ class ListenerLimits:
     body_idle_s: float = 30.0
     body_min_rate: float = 1024.0
     keepalive_s: float = 75.0
+    slow_reader_s: float = 60.0
+    """A client that takes nothing of what waits for it is dropped after so long (S-53)."""
     max_body_bytes: int = 67108864
     max_target_bytes: int = 16384
     max_field_bytes: int = 16384

@@ -45,8 +45,6 @@ QUEUED_MAX = 64 * 1024
 """Bytes of pipelined requests kept while one is served; more stay in the socket."""
 WRITE_HIGH = 64 * 1024
 """Unsent bytes above which the upstream is no longer read (R33: at most 256 KiB a stream, with what waits there)."""
-SLOW_READER_S = 60.0
-"""A client that takes nothing for this long is gone (Q30)."""
 REFUSED_BYTES = 64
 """Enough of a request to know its route."""
 NEVER = float("inf")
@@ -459,7 +457,7 @@ class NativeConnection:
         unsent = self.transport.get_write_buffer_size()
         if unsent < self._unsent:
             self._moved_at = now
-        elif now - self._moved_at >= SLOW_READER_S:
+        elif now - self._moved_at >= self.listener.limits.slow_reader_s:
             self.abort()
         self._unsent = unsent
 

@@ -40,7 +40,7 @@ def test_corpus(kind: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     with served(config(stub, master_api_key=KEY)) as running:
         command = [sys.executable, str(HOSTILE / "fire.py"), f"127.0.0.1:{running.port}", "--set", "dev"]
-        command += ["--workers", "16", "--json", str(out), *KINDS[kind]]
+        command += ["--workers", "64", "--json", str(out), *KINDS[kind]]
         subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         log = running.log
         assert running.stop() == 0

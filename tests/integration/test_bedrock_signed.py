@@ -35,6 +35,7 @@ from tests.harness import (
     served,
     to,
 )
+from tests.pace import soon
 from tests.upstreams import Peer, free_port, upstream
 
 pytest.importorskip("aiobotocore", reason="the extra 'bedrock' is not installed")
@@ -200,7 +201,7 @@ def test_not_one_request_fails_while_credentials_rotate(container: Callable[[Ven
     async def client(port: int, standin: Bedrock, failed: list[bytes]) -> int:
         done = 0
         async with await Http.connect(port) as http:
-            while len(standin.keys) < 6 and not failed and time.monotonic() < end:
+            while len(standin.keys) < 4 and not failed and time.monotonic() < end:
                 for stream in (False, True):
                     answer, text = await talk(http, "profile" if done % 3 else "claude", stream)
                     done += 1
@@ -217,14 +218,14 @@ def test_not_one_request_fails_while_credentials_rotate(container: Callable[[Ven
                 done = await asyncio.gather(*(client(gate.port, standin, failed) for _ in range(20)))
                 assert failed == []
                 assert standin.refused == []
-                assert len(standin.keys) >= 6, "at least five rotations"
-                assert len(standin.served) == sum(done) > 200
+                assert len(standin.keys) >= 4, "at least three rotations"
+                assert len(standin.served) == sum(done) > 60
                 assert source.asked <= len(standin.keys) + 1, "no request asks for credentials"
                 page = await scrape(gate.port)
                 assert page.total("llm_proxy_requests_total", status_code="200") == sum(done)
             assert not refreshers()
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     run(main())
 
 
@@ -301,7 +302,7 @@ def test_nobody_waits_for_a_chain_that_hangs(monkeypatch: pytest.MonkeyPatch) ->
                     assert not waiting.done()
                     waiting.cancel()
                     await asyncio.wait([waiting])
-            assert time.monotonic() - begun < 5
+            assert soon(time.monotonic() - begun, 5)
 
     run(main())
 

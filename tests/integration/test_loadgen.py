@@ -19,6 +19,7 @@ from slipstream.loadgen.target import Ask, build_requests, parse_base_url
 from slipstream.loadgen.timer import FdTimer, LoopTimer
 from tests.aio import run, until
 from tests.loadservers import head, mock, scripted, unused_port
+from tests.pace import soon
 
 GOOD = b'{"choices": []}'
 
@@ -77,7 +78,7 @@ def test_waiting_for_a_connection_is_latency() -> None:
         books = done.recorder
         assert books.requests + books.dropped == 80
         assert books.dropped > 40
-        assert books.service.percentile(0.5) < 40e6
+        assert soon(books.service.percentile(0.5) / 1e9, 0.04)
         assert books.latency.percentile(0.5) > 3 * books.service.percentile(0.5)
 
     run(main())
@@ -165,7 +166,9 @@ def test_time_out(fault: str) -> None:
             await until(lambda: server.ledger.disconnects == 4)
         assert done.recorder.codes == {"timeout": 4}
         assert done.recorder.latency.count == 4
-        assert 50e6 <= done.recorder.latency.percentile(0.1) < 500e6
+        least = done.recorder.latency.percentile(0.1)
+        assert least >= 50e6
+        assert soon(least / 1e9, 0.5)
 
     run(main())
 

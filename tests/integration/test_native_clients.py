@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from slipstream.server import native_connection
 from slipstream.server.native import NativeConnection
 from tests.aio import run, until
 from tests.harness import chat_body
@@ -24,6 +23,7 @@ from tests.hotpath import (
     statuses,
     talk,
 )
+from tests.pace import soon
 from tests.upstreams import CHUNKED, Peer, Up
 
 
@@ -38,7 +38,7 @@ def test_a_half_closed_client_is_gone(kind: str, stream: bool) -> None:
             client = await talk(running.port, hot(chat_body(user="hang", stream=stream)))
             await until(lambda: len(up.seen) == 1)
             client.writer.write_eof()
-            assert await until(lambda: up.open == 0) < 0.1
+            assert soon(await until(lambda: up.open == 0), 0.1)
             await client.read_to_end()
             assert client.received == b""
             await client.close()
@@ -66,14 +66,11 @@ async def standstill(up: Up) -> int:
     return before
 
 
-def test_a_slow_reader_stops_its_upstream_and_is_dropped(
-    connections: list[NativeConnection], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_reader_stops_its_upstream_and_is_dropped(connections: list[NativeConnection]) -> None:
     """S-53: little is held for it; it is dropped when it takes nothing, not while it takes a little."""
-    monkeypatch.setattr(native_connection, "SLOW_READER_S", 0.3)
 
     async def main() -> None:
-        async with serving("native", torrent, header_timeout_s=0.2) as (running, up):
+        async with serving("native", torrent, header_timeout_s=0.2, slow_reader_s=0.3) as (running, up):
             client = await talk(running.port)
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             client.writer.write(hot(chat_body(stream=True)))
@@ -92,7 +89,7 @@ def test_a_slow_reader_stops_its_upstream_and_is_dropped(
                 await client.reader.read(1 << 20)
                 await asyncio.sleep(0.05)
             assert up.open == 1
-            assert await until(lambda: up.open == 0) < 2
+            assert soon(await until(lambda: up.open == 0), 2)
             assert running.runtime.in_flight == 0
             assert not conn.listener.stalled
             client.writer.transport.abort()
@@ -115,7 +112,7 @@ def test_a_blocked_client_that_leaves(how: str, connections: list[NativeConnecti
                 client.writer.write_eof()
             else:
                 client.writer.transport.abort()
-            assert await until(lambda: up.open == 0) < 0.1
+            assert soon(await until(lambda: up.open == 0), 0.1)
             client.writer.transport.abort()
 
     run(main())
@@ -154,12 +151,11 @@ def test_requests_behind_an_answer_that_is_not_taken_wait(
     run(main())
 
 
-def test_a_last_answer_that_is_not_taken(connections: list[NativeConnection], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_last_answer_that_is_not_taken(connections: list[NativeConnection]) -> None:
     """``Connection: close`` behind a full buffer: sent to the end, or dropped when nothing moves."""
-    monkeypatch.setattr(native_connection, "SLOW_READER_S", 0.3)
 
     async def main() -> None:
-        async with serving("native", big_answers, header_timeout_s=0.2) as (running, _):
+        async with serving("native", big_answers, header_timeout_s=0.2, slow_reader_s=0.3) as (running, _):
             client = await talk(running.port, hot(BODY, "Connection: close"))
             assert await client.read_to_end() == "fin"
             assert len(client.received) > len(BIG)

@@ -31,6 +31,7 @@ from tests.hotpath import (
     until_answers,
     users,
 )
+from tests.pace import soon
 from tests.upstreams import CHUNKED, Peer
 
 
@@ -135,7 +136,7 @@ def test_pipelined_bytes_are_bounded_and_the_end_of_a_paused_client_is_seen(
                     linger = struct.pack("ii", 1, 0)
                     client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 client.writer.transport.abort()
-                assert await until(lambda: up.open == 0) < 0.2
+                assert soon(await until(lambda: up.open == 0), 0.2)
                 await until(lambda: running.runtime.in_flight == 0)
                 assert not conn.listener.paused
                 assert len(up.seen) == 1

@@ -18,6 +18,7 @@ import pytest
 
 from tests.aio import DEADLINE_S
 from tests.harness import CHAT, Config, Served, chat_body, command, config, served, write_config
+from tests.pace import soon
 
 ANSWER = "This is a mock answer, made of nothing but words. This is a"
 JSON = {"Content-Type": "application/json"}
@@ -72,7 +73,7 @@ def test_start_is_quick() -> None:
         assert ask(running.port)[0] == 200
         took = running.start_s + time.monotonic() - since
         print(f"from the start to the first 200: {took * 1000:.0f} ms")
-        assert took < 2.0
+        assert soon(took, 2.0)
 
 
 def test_demo() -> None:
@@ -221,7 +222,7 @@ def test_second_signal(workers: int) -> None:
         start = time.monotonic()
         running.send(signal.SIGTERM)
         code = running.ended(DEADLINE_S)
-        assert time.monotonic() - start < 2
+        assert soon(time.monotonic() - start, 2)
         assert code == 128 + signal.SIGTERM
         stream.close()
 
@@ -232,7 +233,7 @@ def test_idle_gateway_ends_at_once() -> None:  # Q22
         assert client.getresponse().read()  # and the connection stays open, idle
         start = time.monotonic()
         assert running.stop() == 0
-        assert time.monotonic() - start < 2
+        assert soon(time.monotonic() - start, 2)
 
 
 # ------------------------------------------------------------------ workers

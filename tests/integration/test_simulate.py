@@ -75,6 +75,11 @@ def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def heed_interrupts() -> None:
+    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("flooding", "number", "codes"),
@@ -90,15 +95,23 @@ def test_interrupted(flooding: bool, number: signal.Signals, codes: set[int]) ->
     stays, either way.
     """
     with subprocess.Popen(
-        [*SIMULATE, "--requests", "10000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*SIMULATE, "--requests", "10000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     ) as child:
-        until = time.monotonic() + DEADLINE_S
-        while not (open_files(child.pid) > 100 if flooding else children_of(child.pid)):
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        parts = children_of(child.pid)
-        child.send_signal(number)
-        out, err = child.communicate(timeout=DEADLINE_S)
+        try:
+            until = time.monotonic() + DEADLINE_S
+            while not (open_files(child.pid) > 100 if flooding else children_of(child.pid)):
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            parts = children_of(child.pid)
+            child.send_signal(number)
+            out, err = child.communicate(timeout=DEADLINE_S)
+        except BaseException:
+            child.terminate()  # it would go on for an hour
+            raise
     assert err == ""
     assert child.returncode in codes
     assert len(parts) == 3 if flooding else parts

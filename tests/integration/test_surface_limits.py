@@ -34,6 +34,7 @@ from tests.harness import (
     served,
     to,
 )
+from tests.pace import soon
 
 LIMIT = 20_000
 MB = 1_000_000
@@ -184,7 +185,7 @@ def test_gzip_bomb(layers: int) -> None:
         start = time.perf_counter()
         answer = await ask(running.port, "POST", CHAT, bomb, {"Content-Encoding": ", ".join(["gzip"] * layers)})
         check_413(answer)
-        assert time.perf_counter() - start < 1.0
+        assert soon(time.perf_counter() - start, 1.0)
         assert mock.ledger.requests == 0
 
     on_gateway(test)
@@ -218,7 +219,7 @@ def test_health_answers_under_large_bodies() -> None:
         best = min(best, p99)
         if best < 0.05:
             return
-    assert best < 0.05
+    assert soon(best, 0.05)
 
 
 async def _probe_while_uploading(count: int, size: int) -> list[float]:

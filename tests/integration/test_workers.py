@@ -35,6 +35,7 @@ from tests.harness import (
     to,
     write_config,
 )
+from tests.pace import soon
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for workers and sockets in /proc"),
@@ -196,7 +197,7 @@ def test_kill_9_of_one_worker() -> None:
                     took = time.monotonic() - start
                     await load.more(500)
                 print(f"restart to the first connection: {took * 1000:.0f} ms; {len(load.failed)} requests failed")
-                assert took < 0.5
+                assert soon(took, 0.5)
                 assert theirs
                 assert {port for port, _ in load.failed} <= theirs, load.failed
                 assert pids < workers_of(running), "the others are who they were"
@@ -293,9 +294,9 @@ def test_end_under_load(workers: int) -> None:
                     await asyncio.sleep(0.05)
                     ready = await ask(running.port, "GET", "/v1/readyz")
                     assert (ready.status, ready.headers["connection"]) == (503, "close")
-                    assert time.monotonic() - start < 0.1 + float(DELAY_S) / 2
+                    assert soon(time.monotonic() - start, 0.1 + float(DELAY_S) / 2)
                     assert await ended(running) == 0
-                    assert time.monotonic() - start < float(DELAY_S) + 1.5
+                    assert soon(time.monotonic() - start, float(DELAY_S) + 1.5)
                 assert load.failed == []
                 assert load.refused > 0
                 assert mock.ledger.requests == mock.ledger.by_status[200] == load.ok
@@ -428,7 +429,9 @@ def test_the_deadline_of_the_end(workers: int, tmp_path: Path) -> None:
                     events = await asyncio.wait_for(stream.reader.read(), DEADLINE_S)
                     answer = await whole.answer()
                     assert await ended(running) == 0
-                    assert 0.4 < time.monotonic() - start < 2.5
+                    took = time.monotonic() - start
+                    assert took > 0.4
+                    assert soon(took, 2.5)
                 assert events.endswith(b"\r\n0\r\n\r\n"), "the framing is whole"
                 assert b"[DONE]" not in events
                 last = events.rsplit(b"data: ", 1)[1].split(b"\n")[0]

@@ -35,11 +35,12 @@ from slipstream._fast import COMPILED
 from slipstream.obs.families import AUTH_FAILURES
 from slipstream.server import limits as limits_module
 from slipstream.server import listener as listener_module
-from slipstream.server import native, native_connection, process, surplus
+from slipstream.server import native, process, surplus
 from slipstream.server.limits import ListenerLimits
 from tests.aio import DEADLINE_S, RawClient, until
 from tests.harness import CHAT, SHARED, USER, config, served
-from tests.scenarios.matrix import AIOHTTP, CLIENT_CANARY, NATIVE, Row, Stage, scenario
+from tests.pace import soon
+from tests.scenarios.matrix import CLIENT_CANARY, Row, Stage, patient, scenario
 from tests.scenarios.talk import (
     CHUNKED,
     LAST,
@@ -282,7 +283,7 @@ async def test_s51(row: Row) -> None:
 
             starts = [b"", hot(chat())[:60], b"GET /health HTTP/1.1\r\nHost: a\r\nX-A: "]
             await asyncio.gather(others(), *(drip(starts[i % 3]) for i in range(60)))
-            assert statistics.median(waits) < 0.1, "others are served meanwhile"
+            assert soon(statistics.median(waits), 0.1), "others are served meanwhile"
             assert await bad_requests(s, row) == {"408": 60}
 
 
@@ -372,7 +373,7 @@ async def slow_reader(row: Row, limit: float | None) -> None:
             assert made[0].transport.get_write_buffer_size() <= 384 * 1024, "the provider waits, not the memory"
             try:
                 if limit is not None:
-                    await until(lambda: s.ups["a"].open == 0, limit + 1.0)
+                    await until(lambda: s.ups["a"].open == 0)
                     row.took(time.monotonic() - begin, limit + 1.0, limit)
                     await s.counts(0, a="client_gone")
                     row.note("client_disconnects")
@@ -385,28 +386,16 @@ async def test_s53(row: Row) -> None:
     await slow_reader(row, None)
 
 
-@scenario("S-53", "slow reader: dropped at the limit", (NATIVE,))
-async def test_s53_native(row: Row) -> None:
-    with pytest.MonkeyPatch.context() as patch, listener_limits(header_timeout_s=0.2):
-        patch.setattr(native_connection, "SLOW_READER_S", 0.5)
+@scenario("S-53", "slow reader: dropped at the limit")
+async def test_s53_dropped(row: Row) -> None:
+    with listener_limits(header_timeout_s=0.8, slow_reader_s=0.5):
         await slow_reader(row, 0.5)
 
 
-@scenario(
-    "S-53", "slow reader: dropped at the limit", (AIOHTTP,), missing="the reference listener waits for it for ever"
-)
-async def test_s53_aiohttp(row: Row) -> None:
-    await slow_reader(row, 0.5)
-
-
-UNREAD = "pages (all but the hot routes) are the reference listener's, which waits for ever for a client to read"
-
-
-@scenario("S-53", "slow reader of pages: dropped at the limit", missing=UNREAD)
+@scenario("S-53", "slow reader of pages: dropped at the limit")
 async def test_s53_pages(row: Row) -> None:
     limit = 0.3
-    with pytest.MonkeyPatch.context() as patch, connections() as made:
-        patch.setattr(native_connection, "SLOW_READER_S", limit)
+    with listener_limits(slow_reader_s=limit), connections() as made:
         async with row.stage(good) as s:
             client = await RawClient.connect(s.running.port)
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -414,9 +403,38 @@ async def test_s53_pages(row: Row) -> None:
             begin = time.monotonic()
             try:
                 await until(lambda: made[-1].transport is not None and made[-1].transport.get_write_buffer_size() > 0)
-                await until(lambda: made[-1].transport is None, limit + 1.0)
+                await until(lambda: made[-1].transport is None)
                 row.took(time.monotonic() - begin, limit + 1.0, limit)
             finally:
+                client.writer.transport.abort()
+
+
+@scenario("S-53", "slow reader of a last answer: dropped at the limit")
+async def test_s53_last(row: Row) -> None:
+    """With the answer waited for, and with all of it left to the socket, which is closed behind it."""
+
+    async def large(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await peer.send(ok(reply("x" * (16 * MB))))
+
+    limit = 0.3
+    for high in (64 * 1024, 1 << 30):
+        with listener_limits(slow_reader_s=limit, header_timeout_s=0.8), connections() as made:
+            async with row.stage(patient(large)) as s:
+                client = await RawClient.connect(s.running.port)
+                client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                await until(lambda: bool(made))
+                transport = made[0].transport
+                transport.set_write_buffer_limits(high=high)
+                client.writer.write(hot(chat(), "Connection: close"))
+                s.asked = 1
+                await until(lambda: transport.get_write_buffer_size() > 0)  # noqa: B023
+                begin = time.monotonic()
+                await until(lambda: made[0].transport is None)
+                row.took(time.monotonic() - begin, limit, 0.0)
+                client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+                await client.read_to_end()
+                assert len(client.received) < 16 * MB
                 client.writer.transport.abort()
 
 
@@ -452,7 +470,7 @@ def leave(client: RawClient, how: str) -> None:
 
 async def leaves(row: Row, script: Script, stream: bool, how: str, mark: bytes = b"", path: str = CHAT) -> None:
     """One client leaves; its provider hears of it at once, and it is counted as what it is."""
-    async with row.stage(script) as s:
+    async with row.stage(patient(script)) as s:
         client = await RawClient.connect(s.running.port)
         client.writer.write(hot(chat(stream, path), path=path))
         s.asked = 1
@@ -634,10 +652,7 @@ async def test_s61(row: Row) -> None:
         await post_corpus(s, "chat-deep-", "chat-int-", "chat-float-", "chat-exp-")
 
 
-UNDECODED = "a valid number beyond a double (1e400, 310 digits) in a request that is translated is told 500, not 400"
-
-
-@scenario("S-61", "numbers beyond a double, translated", missing=UNDECODED)
+@scenario("S-61", "numbers beyond a double, translated")
 async def test_s61_translated(row: Row) -> None:
     cases = (("anthropic", CHAT), ("gemini", CHAT), ("openai", MESSAGES))
     for kind, path in cases:
@@ -915,11 +930,11 @@ async def test_s71(row: Row) -> None:
         assert s.ups["a"].peers == [], "no tunnel"
 
 
-@scenario("S-71", "OPTIONS *", missing="told 404 unknown_url, where the scenario wants 405 or 501 with Allow")
+@scenario("S-71", "OPTIONS *")
 async def test_s71_options(row: Row) -> None:
     async with row.stage(good) as s:
         seen = await say(s, b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert seen.statuses[0] in (200, 204, 405, 501), seen.received
+        assert seen.statuses == [405], seen.received
         assert b"\r\nallow:" in seen.received.lower()
 
 
@@ -1024,7 +1039,7 @@ async def _even(s: Stage, body: bytes) -> bool:
         for _ in range(60):
             for key, taken in ((KEY[:-1] + "x", near), ("x" * len(KEY), far)):
                 taken.append((await say(s, hot(body, "Connection: close", key=key))).took_s)
-        if abs(statistics.median(near) - statistics.median(far)) < 0.0005:
+        if soon(abs(statistics.median(near) - statistics.median(far)), 0.0005):
             return True
     return False
 
@@ -1418,7 +1433,7 @@ async def test_s81(row: Row) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openai.AsyncOpenAI, "_calculate_retry_timeout", soon)
-        for how, count, calls in ((503, 1, 1), (500, 3, 1), (0, 3, 1), (503, 1, 100), (0, 3, 100)):
+        for how, count, calls in ((503, 1, 1), (500, 3, 1), (0, 3, 1), (503, 1, 50), (0, 3, 50)):
             await _storm(row, [down(how)] * count, calls)
 
 

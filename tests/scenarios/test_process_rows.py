@@ -941,7 +941,7 @@ async def test_s108(row: Row) -> None:
 
 
 # ------------------------------------------------------------------ the pool
-@scenario("S-109", "half of the pool dies", over=EACH)
+@scenario("S-109", "half of the pool dies", over=(NATIVE,))
 async def test_s109(row: Row) -> None:
     """3 of 5 from one moment on, at 200 a second for 2 s."""
     down = False
@@ -996,7 +996,7 @@ class Outage:
         runtime.clock = lambda: self.now
 
 
-@scenario("S-110", "all die, then return", over=EACH)
+@scenario("S-110", "all die, then return", over=(NATIVE,))
 async def test_s110(row: Row) -> None:
     """60 s with a request each: all refused at once, none queued; the first after the return is served."""
     outage = Outage()

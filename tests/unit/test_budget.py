@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from slipstream.config.schema import HedgeFile
 from slipstream.config.snapshot import HedgeSpec
 from slipstream.resilience.budget import HEDGE_RATIO, SLOTS, Budget, hedge_budget, retry_budget
+from tests.pace import soon
 
 fuzz = settings(deadline=None, derandomize=True, max_examples=200)
 
@@ -151,7 +152,7 @@ def test_a_jump_forgets_everything_and_costs_nothing(jump: float) -> None:
     assert spend_all(budget, 3.0) == 300
     before = time.perf_counter()
     assert budget.left(3.0 + jump) == 100
-    assert time.perf_counter() - before < 0.5, "not a step for each slot that was slept through"
+    assert soon(time.perf_counter() - before, 0.5), "not a step for each slot that was slept through"
 
 
 # ---- properties ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from slipstream.config.load import Overrides, load_snapshot, parse_config
 from slipstream.config.snapshot import Snapshot
 from slipstream.config.yamlnodes import MAX_FILE_BYTES
 from slipstream.errors import ConfigError
+from tests.pace import soon
 
 from .test_config_load import ONE, SYSTEM_C, SYSTEM_C_ENV, TYPES, load
 
@@ -261,7 +262,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 def test_bombs_are_bounded(text: str) -> None:
     start = time.perf_counter()
     told = problems(text)
-    assert time.perf_counter() - start < 5
+    assert soon(time.perf_counter() - start, 5)
     assert len(told) <= 101
     assert sum(map(len, told)) < 40_000
 

@@ -14,6 +14,7 @@ from slipstream.errors import ConnectFailed, UpstreamTimeout
 from slipstream.net import connect as connect_module
 from slipstream.net.connect import interleave
 from tests.aio import run, until
+from tests.pace import soon
 from tests.upstreams import BOTH, Peer, answers, client, free_port, ok, upstream
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -82,7 +83,9 @@ def test_a_connect_that_hangs_has_its_own_limit(kind: str) -> None:  # R18
                 start = loop.time()
                 with pytest.raises(UpstreamTimeout) as caught:
                     await c.whole(connect_s=0.1)
-                assert 0.09 < loop.time() - start < 0.5
+                took = loop.time() - start
+                assert took > 0.09
+                assert soon(took, 0.5)
                 assert caught.value.phase == "connect"
 
     run(main())
@@ -94,12 +97,12 @@ def test_nobody_waits_for_another_ones_connect() -> None:  # R18
             async with upstream(answers(ok())) as up, client(f"http://name.test:{up.port}/v1") as c:
                 names = Names((V4, host))
                 c.pool.connector._host = "name.test"
-                stuck = asyncio.create_task(c.whole(connect_s=0.5))
+                stuck = asyncio.create_task(c.whole(connect_s=10.0))
                 await until(lambda: names.asked == 1)
                 await asyncio.sleep(0.01)
                 connector = c.pool.connector
                 connector._known = [(V4, "127.0.0.1")]
-                assert await asyncio.wait_for(c.whole(), 0.3) == (200, b"{}")
+                assert await asyncio.wait_for(c.whole(), 5.0) == (200, b"{}")
                 stuck.cancel()
                 await asyncio.gather(stuck, return_exceptions=True)
                 assert port
@@ -186,7 +189,7 @@ def test_happy_eyeballs(monkeypatch: pytest.MonkeyPatch) -> None:
                             loop = asyncio.get_running_loop()
                             start = loop.time()
                             assert await c.whole() == (200, b"{}")
-                            assert loop.time() - start < most
+                            assert soon(loop.time() - start, most)
                             assert c.stats["connections_made"] == c.stats["connections_open"] == 1
                         for one in fill:
                             one.close()

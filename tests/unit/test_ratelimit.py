@@ -17,6 +17,7 @@ from slipstream._fast._pure import layout
 from slipstream.config.snapshot import LimitsSpec, ProviderSpec, Target
 from slipstream.resilience.ratelimit import BURST_PARTS, RateLimits, burst_of, is_limited, reset_s
 from slipstream.types import NANOS, Secret
+from tests.pace import soon
 
 SIZES = layout.Sizes(8, 1, 1, 1)
 S = 1_000_000_000
@@ -250,7 +251,7 @@ def test_workers_together_keep_one_limit() -> None:
         worker.join()
     took_s = (time.monotonic_ns() - start) / S
     assert 50 <= passed.value <= 50 + 1000 * took_s
-    assert passed.value >= 0.5 * 1000 * 0.5, "somebody got through all the time"
+    assert soon(0.5 * 1000 * 0.5, passed.value), "somebody got through all the time"
 
 
 @NOT_BUILT

@@ -25,10 +25,7 @@ from setuptools.command.build_ext import build_ext as _build_ext
 
 DEBUG = os.environ.get("SLIPSTREAM_DEBUG") == "1"
 FAST = Path("slipstream/_fast")
-WITH_PXD = [
-    Path("slipstream", module)
-    for module in ("net/connection.py", "server/native_connection.py", "server/native_exchange.py")
-]
+WITH_PXD = [path.with_suffix(".py") for path in sorted(Path("slipstream").glob("[a-z]*/*.pxd")) if path.parent != FAST]
 BUILD = Path("build")  # generated C goes here, never beside the sources
 
 DIRECTIVES = {

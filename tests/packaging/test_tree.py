@@ -15,6 +15,7 @@ import slipstream
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ROOT / "slipstream" / "_fast"
+PACKAGE = ROOT / "slipstream"
 GENERATED = {".c", ".so", ".pyd", ".o", ".pyc", ".whl", ".gz", ".coverage"}
 
 # Written in two halves, so that this file does not name them itself.
@@ -81,7 +82,17 @@ def test_compiled_module_has_docs_and_twin(source: Path) -> None:
     assert (FAST / "_pure" / f"{source.stem}.py").is_file()
 
 
-@pytest.mark.parametrize("source", sorted([*FAST.glob("*.pyx"), *FAST.glob("*.pxd")]), ids=lambda path: path.name)
+@pytest.mark.parametrize("built", sorted(PACKAGE.rglob("*.so")), ids=lambda path: path.name.split(".")[0])
+def test_what_is_compiled_is_what_is_written(built: Path) -> None:
+    """A module that lies here compiled is imported so, whatever its source says by now."""
+    stem = built.with_name(built.name.split(".")[0])
+    sources = [path for path in map(stem.with_suffix, (".py", ".pyx", ".pxd")) if path.is_file()]
+    assert sources, f"{built.name} is left over: remove it"
+    newest = max(path.stat().st_mtime for path in sources)
+    assert newest <= built.stat().st_mtime, "run: python setup.py -q build_ext --inplace"
+
+
+@pytest.mark.parametrize("source", sorted([*FAST.glob("*.pyx"), *PACKAGE.rglob("*.pxd")]), ids=lambda path: path.name)
 def test_directives_are_those_of_setup(source: Path) -> None:
     """A header comment wins over setup.py, so the debug build would not check bounds."""
     assert not DIRECTIVES_OF_SETUP.search(source.read_text(encoding="utf-8"))

@@ -1,4 +1,5 @@
-"""Builds the compiled hot path (slipstream/_fast/*.pyx).
+"""Builds the compiled hot path: ``slipstream/_fast/*.pyx``, and the modules between the sockets and the engine: plain
+Python, with a ``.pxd`` beside each that says what of it is C (attributes of connections, calls between them).
 
 Owns the extension list and the compiler flags, nothing else (metadata: pyproject.toml).
 
@@ -24,6 +25,10 @@ from setuptools.command.build_ext import build_ext as _build_ext
 
 DEBUG = os.environ.get("SLIPSTREAM_DEBUG") == "1"
 FAST = Path("slipstream/_fast")
+WITH_PXD = [
+    Path("slipstream", module)
+    for module in ("net/connection.py", "server/native_connection.py", "server/native_exchange.py")
+]
 BUILD = Path("build")  # generated C goes here, never beside the sources
 
 DIRECTIVES = {
@@ -36,6 +41,8 @@ DIRECTIVES = {
     "embedsignature": False,
     "freethreading_compatible": True,
 }
+PLAIN = {"wraparound": True, "boundscheck": True, "cdivision": False, "annotation_typing": False}
+"""For the ``.py``: what is written there means what Python says."""
 WARNINGS = ["-std=c11", "-Wall", "-Wno-unused-function"]
 RELEASE_FLAGS = ["-O3", "-g0", "-fno-plt"]
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
@@ -47,7 +54,7 @@ class build_ext(_build_ext):
 
     def run(self) -> None:
         # Time stamps tell of a changed .pyx or .pxd, not of another kind of build: then everything is made anew.
-        kind = f"{DIRECTIVES} {cython_version}"
+        kind = f"{DIRECTIVES} {PLAIN} {cython_version}"
         stamp = BUILD / f"kind-{sys.implementation.cache_tag}"
         self.force = self.force or not stamp.exists() or stamp.read_text() != kind
         stamp.unlink(missing_ok=True)  # a build that fails half-way leaves none
@@ -56,8 +63,9 @@ class build_ext(_build_ext):
         stamp.write_text(kind)
 
     def build_extension(self, ext: Extension) -> None:
+        directives = {**DIRECTIVES, **PLAIN} if ext.sources[0].endswith(".py") else DIRECTIVES
         ext.sources = cythonize(
-            [ext], compiler_directives=DIRECTIVES, build_dir=str(BUILD / "cython"), force=self.force, quiet=True
+            [ext], compiler_directives=directives, build_dir=str(BUILD / "cython"), force=self.force, quiet=True
         )[0].sources
         super().build_extension(ext)
 
@@ -65,13 +73,13 @@ class build_ext(_build_ext):
 setup(
     ext_modules=[
         Extension(
-            f"slipstream._fast.{pyx.stem}",
-            [pyx.as_posix()],
+            ".".join(source.with_suffix("").parts),
+            [source.as_posix()],
             extra_compile_args=[*(DEBUG_FLAGS if DEBUG else RELEASE_FLAGS), *WARNINGS],
             extra_link_args=SANITIZE if DEBUG else [],
             define_macros=[("SLIPSTREAM_DEBUG", "1")] if DEBUG else [],
         )
-        for pyx in sorted(FAST.glob("*.pyx"))
+        for source in [*sorted(FAST.glob("*.pyx")), *WITH_PXD]
     ],
     cmdclass={"build_ext": build_ext},
 )

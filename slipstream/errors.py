@@ -115,7 +115,7 @@ class ConnectFailed(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """One of the four limits ran out (R17). ``phase``: ``connect``, ``first_byte``, ``idle`` or ``total``. It
+    """One of the limits ran out (R17). ``phase``: ``connect``, ``send``, ``first_byte``, ``idle`` or ``total``. It
     ``lasts``: a second wait as long as the first has no place in the deadline (Q09, Q18).
     """
 
@@ -123,7 +123,8 @@ class UpstreamTimeout(UpstreamError):
 
     def __init__(self, phase: str, limit_s: float) -> None:
         super().__init__(
-            f"the provider did not answer in time ({phase} limit of {limit_s:g} s)",
+            f"the provider did not {'read the request' if phase == 'send' else 'answer'} in time "
+            f"({phase} limit of {limit_s:g} s)",
             failure=FailureClass.CONNECT if phase == "connect" else FailureClass.TIMEOUT,
             status=504,
             type="timeout_error",

@@ -6,6 +6,7 @@ Time is that of the loop (use ``tests.virtual``): a number in a script is a paus
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -297,8 +298,8 @@ def spec(name: str, **more: Any) -> ProviderSpec:
 
 
 def snapshot(*providers: ProviderSpec, retries: int = 2, heartbeat_s: float = 0.0, **more: Any) -> Snapshot:
-    chains = ("fallbacks", "context_fallbacks", "content_filter_fallbacks", "strict_params")
-    routing = RoutingSpec(retries=retries, **{name: more.pop(name) for name in chains if name in more})
+    names = {field.name for field in dataclasses.fields(RoutingSpec)}
+    routing = RoutingSpec(retries=retries, **{name: more.pop(name) for name in list(more) if name in names})
     server = ServerSpec(master_api_key=Secret("canary-master-key"), access_log=True, heartbeat_s=heartbeat_s)
     return Snapshot(server=server, routing=routing, providers=providers, **more)
 

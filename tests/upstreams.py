@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from slipstream._fast import requests_begun
 from slipstream.net.aiohttp_transport import AiohttpTransport
 from slipstream.net.native import NativeTransport
 from slipstream.net.pool import Pool
-from slipstream.net.upstream import UpstreamReply, UpstreamRequest
+from slipstream.net.upstream import SEND_S, UpstreamReply, UpstreamRequest
 from tests.aio import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
@@ -175,14 +176,15 @@ async def client(
     verify: bool = True,
     ca_file: str | None = None,
     limit: int = 1024,
+    send_s: float = SEND_S,
     headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Client]:
     """A transport; at its end nothing of it is left."""
     transport: NativeTransport | AiohttpTransport
     if kind == "native":
-        transport = NativeTransport(verify_ssl=verify, ca_file=ca_file, max_connections=limit)
+        transport = NativeTransport(verify_ssl=verify, ca_file=ca_file, max_connections=limit, send_s=send_s)
     else:
-        transport = AiohttpTransport(verify_ssl=verify, ca_file=ca_file, max_per_origin=limit)
+        transport = AiohttpTransport(verify_ssl=verify, ca_file=ca_file, max_per_origin=limit, send_s=send_s)
     tasks = asyncio.all_tasks()
     try:
         yield Client(transport, url, headers or {"Authorization": "Bearer k"})
@@ -192,6 +194,7 @@ async def client(
             await until(lambda: transport.stats()["connections_open"] == 0)
             await until(lambda: all(pool._connecting == 0 and not pool._waiters for pool in transport._pools.values()))
         await until(lambda: not [t for t in asyncio.all_tasks() - tasks if "serve" not in repr(t.get_coro())])
+        await until(lambda: requests_begun() == 0)
 
 
 def free_port() -> int:

@@ -108,13 +108,12 @@ def slipstream(folder: Path, port: int, upstream: int, connections: int) -> list
     return serve(folder, port, [f'api_base: "{base}", api_key: sk-up-{name}' for name in PROVIDERS])
 
 
-def serve(folder: Path, port: int, providers: Sequence[str]) -> list[str]:
-    """Our gateway with these settings of its three providers."""
+def serve(folder: Path, port: int, providers: Sequence[str], more: str = "") -> list[str]:
+    """Our gateway with these settings of its three providers, and ``more`` sections of the file."""
     pairs = zip(PROVIDERS, providers, strict=True)
     entries = "".join(f"  - {{name: {name}, {settings}, weight: 1}}\n" for name, settings in pairs)
-    (folder / "config.yaml").write_text(
-        f"server: {{host: 127.0.0.1, port: {port}, workers: 1, master_api_key: {payloads.KEY}}}\nproviders:\n{entries}"
-    )
+    server = f"{{host: 127.0.0.1, port: {port}, workers: 1, master_api_key: {payloads.KEY}}}"
+    (folder / "config.yaml").write_text(f"server: {server}\nproviders:\n{entries}{more}")
     script = Path(sys.executable).with_name("slipstream")
     command = [str(script)] if script.exists() else [sys.executable, "-m", "slipstream"]
     return [*command, "serve", "--config", f"{folder}/config.yaml"]

@@ -130,7 +130,8 @@ class Running:
 
     def check(self) -> None:
         if self.process is None or self.process.poll() is not None:
-            raise Failed(f"{self.name} has ended\n{self.tail()}")
+            code = None if self.process is None else self.process.returncode
+            raise Failed(f"{self.name} has ended ({code})\n{self.tail()}")
 
     def tail(self) -> str:
         with contextlib.suppress(OSError):

@@ -17,13 +17,14 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from bench.e2e import plot, translate
+from bench.e2e import plot, resilience, translate
 from bench.e2e.dialects import TITLES
 from bench.e2e.peers import everyone
 
 RESULTS = Path(__file__).parents[1] / "results"
-COSTS = ("unary", "100k", "1m", "sse", *translate.MODES)
+COSTS = ("unary", "100k", "1m", "sse", *translate.MODES, resilience.MODE)
 NAMES = {"unary": "1.1 KB", "100k": "100 KB", "1m": "1 MB", "sse": "SSE event", "translate unary": "1.1 KB translated"}
+NAMES |= {resilience.MODE: "1.1 KB with and without resilience"}
 NAMES |= {f"translate {name}": f"{title} event translated" for name, title in TITLES.items()}
 EVENTS = ("sse", *(f"translate {name}" for name in TITLES))
 """Modes whose unit is an event of a stream, not a request."""
@@ -47,7 +48,7 @@ def came_through(result: Result) -> dict[str, Rows]:
 
 def title(name: str) -> str:
     peer = everyone().get(name)
-    return peer.title if peer else name
+    return peer.title if peer else resilience.TITLES.get(name, name)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -111,6 +112,8 @@ def cost_table(rows: Rows, mode: str) -> str:
         note += (
             f"\nnginx relays the upstream's bytes, ours are translated. Bar: {translate.BARS[mode]:g} times nginx.\n"
         )
+    if mode == resilience.MODE:
+        note += resilience.note(rows)
     return table(head, lines) + note
 
 
@@ -179,6 +182,8 @@ def headline(result: Result) -> dict[str, float]:
             for rival in ("nginx",):
                 if rival in rows:
                     figures[f"x nginx, {NAMES[mode]}"] = round(cost / rows[rival][cost_key(mode)], 2)
+    if OURS in found.get(resilience.MODE, {}):
+        figures["x resilience off"] = found[resilience.MODE][OURS]["x_off"]
     if OURS in found.get("latency", {}):
         for label, q in (("1", "p50"), ("1", "p99"), ("64 paced", "p50"), ("64 paced", "p99")):
             figures[f"added {q} us, {label} conn."] = found["latency"][OURS][label][f"added_{q}_us"]

@@ -26,11 +26,11 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2]))  # at the end: an installed slipstream goes first
 
-from bench.e2e import modes, report, standing, translate
+from bench.e2e import modes, report, resilience, standing, translate
 from bench.e2e.peers import Peer, everyone
 from bench.e2e.proc import Cores, Failed
 
-MODES = ("unary", "100k", "1m", "sse", "translate", "latency", "idle", "streams", "own")
+MODES = ("unary", "100k", "1m", "sse", "translate", "resilience", "latency", "idle", "streams", "own")
 QUICK_PEERS, QUICK_MODES = "nginx,slipstream", "unary,sse"
 QUICK = modes.Effort(rounds=2, seconds=1, streams=1)
 QUICK_BARS = {"unary": 6.0, "sse": 4.0, **translate.BARS}
@@ -125,6 +125,8 @@ def measure(peers: list[Peer], cores: Cores, names: list[str], effort: modes.Eff
         found["sse"] = modes.sse(peers, cores, effort, [name for name in ("unary", "100k", "1m") if name in names])
     if "translate" in names:
         found |= translate.measure(peers, cores, effort)
+    if "resilience" in names:
+        found |= resilience.measure(peers, cores, effort)
     if "idle" in names:
         found["idle"] = standing.idle(peers, cores)
     if "streams" in names:
@@ -150,7 +152,7 @@ def missed(result: dict[str, Any], bars: dict[str, float]) -> list[str]:
             ratio = rows["slipstream"][key] / rows["nginx"][key]
             if ratio > bar:
                 problems.append(f"{mode}: {ratio:.2f} times nginx's CPU time, bar {bar:g}")
-    return problems
+    return problems + resilience.missed(result["modes"])
 
 
 def machine(peers: list[Peer], cores: Cores) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ._pure.layout import DEFAULT_SIZES, KEY_MAX, WORKERS, Sizes, TableError
 
 if TYPE_CHECKING or os.environ.get("SLIPSTREAM_PURE") != "1":
     try:
+        from .drive import RequestTask, Waiter, requests_begun
         from .eventstream import M_BROKEN, M_ERROR, M_EVENT, M_EXCEPTION, M_OTHER, EventStream
         from .head import (
             H_ACCEPT,
@@ -82,6 +83,7 @@ else:
     COMPILED = False
 
 if not COMPILED and not TYPE_CHECKING:
+    from ._pure.drive import RequestTask, Waiter, requests_begun
     from ._pure.eventstream import M_BROKEN, M_ERROR, M_EVENT, M_EXCEPTION, M_OTHER, EventStream
     from ._pure.head import (
         H_ACCEPT,
@@ -220,6 +222,7 @@ __all__ = [
     "RequestGuard",
     "RequestHead",
     "RequestScan",
+    "RequestTask",
     "ResponseReader",
     "Series",
     "Sizes",
@@ -228,7 +231,9 @@ __all__ = [
     "Table",
     "TableError",
     "Tally",
+    "Waiter",
     "decode_string",
+    "requests_begun",
     "scan_request",
     "usage_counts",
 ]

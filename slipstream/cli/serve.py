@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 BAD_START = 2
-"""The exit code of a gateway that did not begin: what it was told is wrong (S-107). ``click`` has the same for flags."""
+"""The exit code of a start that failed because what it was told is wrong (S-107). ``click`` has the same for flags."""
 
 
 class Workers(click.ParamType):  # type: ignore[type-arg]  # generic for the type checker only

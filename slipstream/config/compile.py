@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from ..errors import ConfigError
-from ..types import Secret
+from ..types import FailureClass, Secret
 from . import rules
 from .schema import (
     LOG_LEVELS,
@@ -25,9 +25,11 @@ from .schema import (
     POLICIES,
     ConfigFile,
     CorsFile,
+    FinishFile,
     ProviderFile,
     ResilienceFile,
     ServerFile,
+    Trigger,
 )
 from .snapshot import (
     AdmissionSpec,
@@ -124,10 +126,12 @@ def compile_config(
         routing=RoutingSpec(
             policy=config.routing.policy or ambient.policy or DEFAULT_POLICY,
             retries=config.routing.retries,
+            retry_on=_triggers(config.routing.retry_on),
             fallbacks=_chains(config.routing.fallbacks),
             context_fallbacks=_chains(config.routing.context_fallbacks),
             content_filter_fallbacks=_chains(config.routing.content_filter_fallbacks),
             strict_params=config.routing.strict_params,
+            on_disconnect={name: _least(policy) for name, policy in config.routing.on_disconnect.items()},
         ),
         providers=tuple(_provider(provider, provider_types) for provider in config.providers),
         resilience=_resilience(config.resilience),
@@ -137,6 +141,10 @@ def compile_config(
     )
     asked = overrides.host is not None or config.server.host is not None
     return snapshot, _notes(snapshot, asked, provider_types)
+
+
+def _triggers(written: list[Trigger] | None) -> frozenset[FailureClass] | None:
+    return None if written is None else frozenset(FailureClass[label.upper()] for label in written)
 
 
 def _chains(written: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
@@ -198,6 +206,13 @@ def _cors(cors: bool | CorsFile | None, has_key: bool) -> Cors:
     return Cors(tuple(dict.fromkeys(cors.origins)), cors.max_age_s)
 
 
+def _least(policy: str | FinishFile) -> int | None:
+    """After how many tokens an answer is read to its end, whoever has left; ``None``: never."""
+    if isinstance(policy, FinishFile):
+        return policy.finish_after_tokens
+    return 0 if policy == "finish" else None
+
+
 def _provider(written: ProviderFile, provider_types: Mapping[str, ProviderType]) -> ProviderSpec:
     default_base = provider_types[written.type].default_base
     limits = written.timeout
@@ -210,7 +225,7 @@ def _provider(written: ProviderFile, provider_types: Mapping[str, ProviderType])
         models=tuple(name for name in written.models if not name.endswith("*")),
         patterns=tuple(name[:-1] for name in written.models if name.endswith("*")),
         model_mapping=dict(written.model_mapping),
-        timeouts=Timeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s),
+        timeouts=Timeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s, limits.send_s),
         max_connections=written.max_connections,
         headers=dict(written.headers),
         price=_price(written),

@@ -61,7 +61,8 @@ def _provider(provider: ProviderSpec) -> list[str]:
             f"key {_is_set(provider.api_key, 'set', 'not set')}, at most {provider.max_connections} connections"
         ),
         (
-            f"    time-outs: connect {limits.connect_s:g} s, first byte {_first_byte(provider)}, "
+            f"    time-outs: connect {limits.connect_s:g} s, send {limits.send_s:g} s, "
+            f"first byte {_first_byte(provider)}, "
             f"idle {limits.idle_s:g} s, total {limits.total_s:g} s"
         ),
     ]
@@ -95,7 +96,14 @@ def _route(model: str, snapshot: Snapshot, serving: list[ProviderSpec]) -> list[
         renamed = f" as {upstream}" if upstream is not None and upstream != model else ""
         lines.append(f"    {100 * provider.weight / total:6.2f} %  {provider.name}{renamed}")
     others = snapshot.routing.fallbacks.get(model)
-    return [*lines, f"    then: {', '.join(others)}"] if others else lines
+    if others:
+        lines.append(f"    then: {', '.join(others)}")
+    least = snapshot.routing.finishes_after(model)
+    if least is not None:
+        lines.append(
+            "    read to the end when the client leaves" + (f" after {_count(least, 'token')}" if least else "")
+        )
+    return lines
 
 
 def _address(host: str, port: int) -> str:

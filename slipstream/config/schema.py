@@ -28,6 +28,10 @@ MAX_BODY_BYTES = 1 << 30
 
 Policy = Literal["weighted_round_robin", "cheapest", "fastest_p95", "slo_burn_aware", "canary"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Trigger = Literal[
+    "connect", "timeout", "transport", "rate_limited", "overloaded", "server", "malformed", "auth", "quota"
+]
+"""What may be tried again: the outcomes of ``slipstream_upstream_attempts`` that are about the provider."""
 
 Seconds = Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)]
 Dollars = Annotated[float, Meta(ge=0)]
@@ -44,9 +48,10 @@ def _doc(text: str, rule: rules.Rule | None = None, **extra: Any) -> Meta:
 
 
 class TimeoutFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The four independent limits of an upstream call, in seconds."""
+    """The independent limits of an upstream call, in seconds."""
 
     connect_s: Annotated[Seconds, _doc("To reach the provider: DNS, TCP and TLS.")] = 5.0
+    send_s: Annotated[Seconds, _doc("The longest time in which the provider reads nothing of a large request.")] = 30.0
     first_byte_s: Annotated[
         Seconds | None,
         _doc("To the first content of a stream, or to the head of a whole reply; without it 60, or total_s."),
@@ -184,6 +189,12 @@ class ServerFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ] = None
 
 
+class FinishFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """An answer that is read to its end when its client leaves late."""
+
+    finish_after_tokens: Annotated[int, Meta(ge=1, description="Only if it has so many tokens by then.")]
+
+
 class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """How a provider is chosen, and what happens when it fails."""
 
@@ -192,6 +203,9 @@ class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
         bool, _doc("Refuse requests with settings that the provider has no words for, instead of reporting them.")
     ] = False
     retries: Annotated[int, Meta(ge=0, le=10, description="Further attempts after the first.")] = 2
+    retry_on: Annotated[
+        list[Trigger] | None, _doc("Failures after which a further attempt is made; without it after all of these.")
+    ] = None
     fallbacks: Annotated[dict[ModelName, list[ModelName]], _doc("Model -> models that are tried after it.")] = field(
         default_factory=dict
     )
@@ -200,6 +214,10 @@ class RoutingFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     ] = field(default_factory=dict)
     content_filter_fallbacks: Annotated[
         dict[ModelName, list[ModelName]], _doc("Model -> models for prompts that its provider refused to answer.")
+    ] = field(default_factory=dict)
+    on_disconnect: Annotated[
+        dict[Annotated[str, Meta(extra={"rule": rules.model_pattern})], Literal["cancel", "finish"] | FinishFile],
+        _doc("Model, or prefix with *: whether its answer is read to the end for the accounts when a client leaves."),
     ] = field(default_factory=dict)
 
 
@@ -234,7 +252,7 @@ class HedgeFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S * 1000)] | None,
         _doc("After this; without it the target's 95th percentile of the time to the first token."),
     ] = None
-    budget_share: Annotated[float, Meta(ge=0, le=1, description="Extra requests, at most this share.")] = 0.05
+    budget_share: Annotated[float, Meta(ge=0, le=1, description="Extra requests, at most this share.")] = 0.08
 
 
 class AdmissionFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -242,10 +260,16 @@ class AdmissionFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
     max_in_flight: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests at once, per worker.")] = 10_000
     queue: Annotated[int, Meta(ge=0, le=1_000_000, description="Requests that may wait.")] = 1024
-    queue_wait_s: Annotated[Seconds, _doc("The longest wait.")] = 1.0
-    adaptive: Annotated[bool, _doc("Let the measured latency move the cap.")] = False
+    queue_wait_s: Annotated[Seconds, _doc("The longest wait, here or for a place at a provider.")] = 1.0
+    adaptive: Annotated[bool, _doc("Let the length of the loop's turns move the cap, up to max_in_flight.")] = False
     max_rss_mb: Annotated[int, Meta(ge=0, le=1 << 20, description="Memory of a worker; 0 is no ceiling.")] = 0
-    max_lag_ms: Annotated[Millis, _doc("Delay of the event loop above which requests are turned away.")] = 1000.0
+    max_lag_ms: Annotated[
+        Millis,
+        _doc(
+            "While turns of the event loop take five times as long, requests beyond what keeps a turn so short are "
+            "turned away; 0 is never."
+        ),
+    ] = 10.0
 
 
 class ResilienceFile(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

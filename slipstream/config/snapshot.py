@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..types import Secret
+from ..types import FailureClass, Secret
 
 
 class ProviderType(Protocol):
@@ -32,16 +32,18 @@ class ProviderType(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The four independent limits of an upstream call, in seconds (R17); defaults from reliability.md Q18.
+    """The independent limits of an upstream call, in seconds (R17); defaults from reliability.md Q18.
 
     ``first_byte_s`` runs to the first content of a stream, or to the header block of a whole reply. Not configured
     (``None``) it is 60 s for streams and ``total_s`` for whole replies, whose first byte comes when the model is done.
+    ``send_s`` (S-46): nothing of a request that could not be written at once is read.
     """
 
     connect_s: float = 5.0
     first_byte_s: float | None = None
     idle_s: float = 300.0
     total_s: float = 600.0
+    send_s: float = 30.0
 
     @property
     def stream_first_byte_s(self) -> float:
@@ -83,20 +85,20 @@ class HedgeSpec:
 
     enabled: bool = False
     delay_s: float | None = None
-    budget_share: float = 0.05
+    budget_share: float = 0.08
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSpec:
-    """How much is let in (Q01, R32). ``adaptive``: the cap follows the measured latency. ``max_rss_bytes`` 0: no
-    ceiling; ``max_lag_s``: the event loop's delay above which new requests are turned away."""
+    """How much a worker lets in (Q01, R32). ``adaptive``: its turns move the cap; ``max_rss_bytes`` 0: no
+    ceiling; ``max_lag_s``: how long a turn of the event loop is while it has too much to do, 0: as long as it takes."""
 
     max_in_flight: int = 10_000
     queue: int = 1024
     queue_wait_s: float = 1.0
     adaptive: bool = False
     max_rss_bytes: int = 0
-    max_lag_s: float = 1.0
+    max_lag_s: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,10 @@ class ServerSpec:
 class RoutingSpec:
     """``retries`` is the number of further attempts after the first; ``fallbacks`` model -> models tried after it
     (separately for a prompt that is too long and for one that was filtered);
-    ``strict_params``: what a provider cannot express is refused, not reported (R65)."""
+    ``strict_params``: what a provider cannot express is refused, not reported (R65); ``retry_on``: only after these
+    failures there is a further attempt, ``None``: after all that are the target's (R16); ``on_disconnect``: model or
+    prefix with ``*`` -> after so many tokens an answer is read to its end when the client leaves, ``None``: never
+    (R7)."""
 
     policy: str = "weighted_round_robin"
     retries: int = 2
@@ -232,6 +237,13 @@ class RoutingSpec:
     context_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     content_filter_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     strict_params: bool = False
+    retry_on: frozenset[FailureClass] | None = None
+    on_disconnect: Mapping[str, int | None] = field(default_factory=dict)
+
+    def finishes_after(self, model: str) -> int | None:
+        """What ``on_disconnect`` says of ``model``: its own entry, else that of the longest prefix."""
+        fits = [name for name in self.on_disconnect if name.endswith("*") and model.startswith(name[:-1])]
+        return self.on_disconnect.get(model if model in self.on_disconnect else max(fits, key=len, default=""))
 
 
 @dataclass(frozen=True, slots=True)

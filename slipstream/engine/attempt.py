@@ -1,7 +1,7 @@
 """One attempt: build the outbound request, send it, tell success from failure, relay.
 
 Raises the upstream branch of the error tree and nothing else (but cancellation and ``ClientGone``). Every attempt
-starts from the client's original bytes (R59), under one watchdog for the four limits (R17).
+starts from the client's original bytes (R59), under one watchdog for its limits (R17).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from ..config.snapshot import Target, Timeouts
 from ..errors import UpstreamError, UpstreamTimeout
 from ..net.upstream import UpstreamReply, UpstreamRequest
-from ..obs.families import DROPPED_PARAMS
-from ..resilience.bulkhead import HIGH, LOW, NORMAL
+from ..obs.families import DROPPED_PARAMS, QUEUE_WAIT
+from ..resilience.bulkhead import HIGH, LOW, NORMAL, Bulkhead, Overloaded
 from ..resilience.failures import refine
 from ..resilience.ratelimit import RateLimits
 from ..resilience.watchdog import Watchdog
@@ -69,7 +69,7 @@ async def attempt(
     clock, deadlines = runtime.clock, runtime.deadlines
     bulkhead = outbound.bulkhead
     if not bulkhead.try_enter():
-        await bulkhead.enter(total_s(ctx, timeouts) - (clock() - ctx.t_start), priority(exchange))
+        await _place(runtime, ctx, exchange, bulkhead, target)
     ctx.attempts += 1
     sent = ctx.t_attempt = clock()
     limit = outbound.first_byte_s[call.stream]
@@ -120,6 +120,21 @@ async def attempt(
         runtime.leave(runtime.worker, target.row)
         if reply is not None:
             reply.close()
+
+
+async def _place(runtime: Runtime, ctx: RequestContext, exchange: Exchange, bulkhead: Bulkhead, target: Target) -> None:
+    """Wait for a place at the provider. That is its time and not our own (R38). Raises ``Overloaded``."""
+    left_s = total_s(ctx, target.provider.timeouts) - (runtime.clock() - ctx.t_start)
+    waited_s = 0.0
+    try:
+        waited_s = await bulkhead.enter(left_s, priority(exchange))
+    except Overloaded as error:
+        waited_s = error.waited_s
+        raise
+    finally:
+        ctx.upstream_s += waited_s
+        if waited_s:
+            runtime.metrics.observe(QUEUE_WAIT, waited_s, (target.provider.name,))
 
 
 async def _stream(

@@ -21,6 +21,8 @@ __all__ = ["CLIENT_GONE_STATUS", "RequestContext"]
 class Race(Protocol):
     """See ``engine.race``."""
 
+    winner: RequestContext | None
+
     def claim(self, ctx: RequestContext) -> None: ...
 
 

@@ -13,8 +13,8 @@ import math
 import random
 
 from ..config.snapshot import Target
-from ..errors import ClientError, GatewayError, UpstreamError
-from ..obs.families import EJECTED, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, RETRY_BUDGET_EXHAUSTED
+from ..errors import ClientError, GatewayError, UpstreamError, UpstreamTimeout
+from ..obs.families import EJECTED, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, RETRY_BUDGET_EXHAUSTED, TIMEOUTS
 from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
@@ -32,15 +32,28 @@ from .exchange import ClientGone, Exchange
 from .pulse import Pulse
 from .race import Hedged, repeatable
 from .runtime import Active, Runtime
-from .search import Choice, Search, choose, estimated_tokens, nobody, ready_in_s, room_in_s
+from .search import Choice, Search, choose, estimated_tokens, nobody, outage, ready_in_s, room_in_s
 
 
-async def serve(runtime: Runtime, exchange: Exchange, endpoint: Endpoint, key_name: str) -> None:
-    """Serve one request of the data plane from its body to its settlement."""
-    now = runtime.clock()
+async def serve(
+    runtime: Runtime,
+    exchange: Exchange,
+    endpoint: Endpoint,
+    key_name: str,
+    waited_s: float = 0.0,
+    ctx: RequestContext | None = None,
+) -> None:
+    """Serve one request of the data plane from its body to its settlement. ``waited_s``: what it has waited already;
+    its time began then. ``ctx`` only from ``engine.stay``."""
     label = endpoint.label
+    if ctx is None:
+        if runtime.active.outlasts:
+            from .stay import outlast
+
+            return await outlast(runtime, exchange, endpoint, key_name, waited_s)
+        now = runtime.clock() - waited_s
+        ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     runtime.requests += 1
-    ctx = RequestContext(endpoint, label, exchange.request_id, key_name, now, now)
     active = runtime.pin()
     runtime.metrics.enter(label)
     try:
@@ -153,6 +166,8 @@ def _failed(
     ctx.probe = False
     if isinstance(error, UpstreamError):
         account.attempted(runtime, ctx, error.failure)
+        if isinstance(error, UpstreamTimeout):
+            runtime.metrics.count(TIMEOUTS, (choice.target.provider.name, error.phase))
         active.cooldowns.failed(row, error.failure, now, error.retry_after_s)
         if active.breakers.failed(row, error.failure, now, choice.pool.rows, probe=choice.probe):
             runtime.metrics.count(EJECTED, (choice.target.provider.name,))
@@ -206,9 +221,12 @@ def _harmless(error: UpstreamError, call: Call | None) -> bool:
 
 
 def _tell_when(runtime: Runtime, active: Active, call: Call, pool: Pool, error: UpstreamError | Overloaded) -> None:
-    """A 429 or 503 says when the first of the targets may be asked again (R52)."""
-    if isinstance(error, UpstreamError) and error.failure in (FailureClass.RATE_LIMITED, FailureClass.OVERLOADED):
-        now = runtime.clock()
+    """A 429 or 503 says when the first of the targets may be asked again (R52), and so does an outage of all."""
+    if not isinstance(error, UpstreamError):
+        return
+    now = runtime.clock()
+    outage(active, runtime, pool, error, now)
+    if error.failure in (FailureClass.RATE_LIMITED, FailureClass.OVERLOADED):
         soonest = min(max(ready_in_s(active, t, now), room_in_s(runtime, t, call, now)) for t in pool.targets)
         if soonest > 0:
             error.retry_after_s = soonest
@@ -258,12 +276,14 @@ async def _respond(
             await exchange.end()
         else:
             face = FACES[ctx.endpoint]
-            exchange.reply(error.status, _error_headers(ctx, error, face), face.error_body(error, ctx.request_id))
+            exchange.reply(
+                error.status, _error_headers(ctx, exchange, error, face), face.error_body(error, ctx.request_id)
+            )
     except ClientGone:
         pass
 
 
-def _error_headers(ctx: RequestContext, error: GatewayError, face: Face) -> Block:
+def _error_headers(ctx: RequestContext, exchange: Exchange, error: GatewayError, face: Face) -> Block:
     headers = {"Content-Type": face.error_type, **(error.headers or {})}
     if isinstance(error, UpstreamError):
         if error.retry_after_s is not None:
@@ -271,6 +291,8 @@ def _error_headers(ctx: RequestContext, error: GatewayError, face: Face) -> Bloc
         if ctx.attempts > 1:
             headers["x-should-retry"] = "false"  # we have tried elsewhere already: SDKs must not multiply that (Q08)
             headers["x-slipstream-attempts"] = str(ctx.attempts)
+        if ctx.trail and exchange.header("x-slipstream-trail") is not None:  # R56
+            headers["x-slipstream-trail"] = ", ".join(ctx.trail)
     return block(headers)
 
 

@@ -89,6 +89,7 @@ class Hedged:
     async def run(self, first: Choice, delay_s: float) -> Choice:
         """Who answered, or whose failure was the last (``error``). The request's context is that one's then."""
         self._start(first)
+        self._ctx.race = self._race
         try:
             await asyncio.wait(self._running, timeout=delay_s)
             self._hedge(first)
@@ -109,6 +110,7 @@ class Hedged:
             return False
         error = task.exception()
         if error is not None and not isinstance(error, UpstreamError | Overloaded):
+            self._adopt(ctx)  # also of one whose client has gone there are accounts
             raise error
         if error is not None and not ctx.committed and self._running:
             self._failed(self._runtime, self._active, ctx, choice, error)

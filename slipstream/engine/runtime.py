@@ -149,8 +149,8 @@ class Outbound:
 def transport_key(spec: ProviderSpec, snapshot: Snapshot) -> tuple[object, ...]:
     """Two providers (of two generations) with the same key may share a transport and its connections (Q20)."""
     return (
-        spec.name, spec.type, spec.api_base, spec.api_key, spec.region, spec.max_connections, snapshot.verify_ssl,
-        snapshot.ca_file,
+        spec.name, spec.type, spec.api_base, spec.api_key, spec.region, spec.max_connections, spec.timeouts.send_s,
+        snapshot.verify_ssl, snapshot.ca_file,
     )  # fmt: skip
 
 
@@ -183,8 +183,8 @@ class Active:
     while requests of an earlier generation run: transports that it took over may still serve them."""
 
     __slots__ = (
-        "breakers", "cooldowns", "hedging", "heir", "in_flight", "on_idle", "outbound", "policy", "redact", "routes",
-        "snapshot",
+        "breakers", "cooldowns", "hedging", "heir", "in_flight", "on_idle", "outbound", "outlasts", "policy", "redact",
+        "routes", "snapshot",
     )  # fmt: skip
 
     def __init__(
@@ -204,6 +204,8 @@ class Active:
         self.policy = RetryPolicy(max_attempts=attempts * (1 + MAX_FALLBACKS))
         """How long is waited before the next attempt; how many there may be ``engine.search`` says."""
         self.outbound = outbound
+        self.outlasts = any(least is not None for least in snapshot.routing.on_disconnect.values())
+        """Whether some answers are read to their end for clients that have left (``engine.stay``)."""
         self.redact = Redactor(_secrets(snapshot))
         self.in_flight = 0
         self.heir: Active | None = None
@@ -238,6 +240,8 @@ class Runtime:
         """Requests of the data plane so far."""
         self.started_at = clock()
         self.draining = False
+        self.outlasting: set[asyncio.Task[None]] = set()
+        """Requests whose client has left."""
         self._make_transport = make_transport
         self._deadlines: Deadlines | None = None
         self._pulses: Pulses | None = None
@@ -318,6 +322,11 @@ class Runtime:
                 )
 
     async def close(self) -> None:
+        """Nobody waits for an answer any more: requests without a client end, then connections are closed."""
+        for task in self.outlasting:
+            task.cancel()
+        if self.outlasting:
+            await asyncio.wait(self.outlasting)
         for outbound in self.active.outbound.values():
             await outbound.transport.close()
             if outbound.signer is not None:

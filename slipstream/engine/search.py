@@ -27,6 +27,11 @@ from ..wire.request import Call
 from ..wire.usage import estimate
 from .runtime import Active, Runtime
 
+NOBODY_S = "30"
+"""``Retry-After`` where no target has a weight: nobody will recover, somebody has to change that."""
+DOWN = 5
+"""A target with so many failures in a row is down: as many as open a breaker (Q02); that of the last never opens."""
+
 
 class Choice(NamedTuple):
     """One attempt to make. ``probe``: the target's breaker waits for its end."""
@@ -99,7 +104,9 @@ def estimated_tokens(call: Call | None) -> int:
 def nobody(runtime: Runtime, active: Active, pool: Pool, now: float, call: Call | None = None) -> GatewayError:
     """Why no target of ``pool`` may be asked, and when one may (S-27, S-110)."""
     if pool.empty:
-        return GatewayError("No provider can take this request.", status=503, code="no_provider")
+        return GatewayError(
+            "No provider can take this request.", status=503, code="no_provider", headers={"Retry-After": NOBODY_S}
+        )
     soonest = min(max(ready_in_s(active, t, now), room_in_s(runtime, t, call, now)) for t in pool.targets)
     limited = any(
         room_in_s(runtime, target, call, now) > 0
@@ -120,6 +127,23 @@ def nobody(runtime: Runtime, active: Active, pool: Pool, now: float, call: Call 
         # a client that waits no longer than its request may take need not try (S-27)
         | ({"x-should-retry": "false"} if soonest > pool.targets[0].provider.timeouts.total_s else {}),
     )
+
+
+def outage(active: Active, runtime: Runtime, pool: Pool, error: UpstreamError, now: float) -> None:
+    """Say so when nobody of ``pool`` can be reached, and that was so before this request (S-110), however often it has
+    tried: then it is no longer one attempt's failure that the client should hear of, but when to come back (R52).
+
+    The targets are asked all the same, and the first success ends it: a refused connection costs a millisecond, and a
+    guess about health never turns a request away. So nothing waits, and nothing has to find out that they are back.
+    """
+    if error.failure not in (FailureClass.CONNECT, FailureClass.TRANSPORT) or error.status != 502:
+        return
+    rows = [target.row for target in pool.targets]
+    if all(runtime.table.consecutive(row) >= DOWN and active.cooldowns.ill(row, now) for row in rows):
+        soonest = max(1, math.ceil(min(ready_in_s(active, target, now) for target in pool.targets)))
+        error.message = f"No provider of this model can be reached. Try again in {soonest} s."
+        error.status, error.type, error.code = 503, "overloaded_error", "no_provider"
+        error.retry_after_s = soonest
 
 
 def ready_in_s(active: Active, target: Target, now: float) -> float:
@@ -158,7 +182,8 @@ class Search:
         asked (Q06d). Without ``fallbacks`` only other targets of the same model."""
         rule, kind = RETRY[error.failure], error.failure
         special = kind in (FailureClass.CONTEXT, FailureClass.CONTENT_FILTER)
-        if not time_left or not (rule.other or special or isinstance(error, Overloaded)):
+        other = rule.other and self._triggers(kind)
+        if not time_left or not (other or special or isinstance(error, Overloaded)):
             return None
         chain = self._chains.get(kind if special else None)
         if chain is None:
@@ -178,7 +203,7 @@ class Search:
         once. Not one that wants to be left alone for longer than a client is held in all, nor after a failure that
         ``lasts``.
         """
-        if error.lasts or not RETRY[error.failure].same or len(self._asked) > 1:
+        if error.lasts or not RETRY[error.failure].same or len(self._asked) > 1 or not self._triggers(error.failure):
             return None
         runtime, active, row = self._runtime, self._active, failed.target.row
         now = runtime.clock()
@@ -194,6 +219,11 @@ class Search:
         self._again += 1
         self._held_s += wait_s
         return failed._replace(probe=False), wait_s
+
+    def _triggers(self, failure: FailureClass) -> bool:
+        """Whether the configuration lets a failure lead to a further attempt (R16)."""
+        wanted = self._active.snapshot.routing.retry_on
+        return wanted is None or failure in wanted
 
     def waits(self, choice: Choice) -> bool:
         """Whether a target told us to come back later."""

@@ -23,7 +23,7 @@ from yarl import URL
 
 from ..errors import ConnectFailed, MalformedReply, TransportError, UpstreamTimeout
 from .decode import decoder_for
-from .upstream import UpstreamReply, UpstreamRequest
+from .upstream import SEND_S, UpstreamReply, UpstreamRequest
 
 KEEPALIVE_S = 15.0
 """Idle connections are dropped below any provider's own limit (R39, Q20)."""
@@ -40,7 +40,14 @@ _SKIP_AUTO = frozenset({"User-Agent", "Accept-Encoding", "Accept", "Content-Type
 class AiohttpTransport:
     """One ``ClientSession`` for all targets of the process."""
 
-    def __init__(self, *, verify_ssl: bool = True, ca_file: str | None = None, max_per_origin: int = 1024) -> None:
+    def __init__(
+        self,
+        *,
+        verify_ssl: bool = True,
+        ca_file: str | None = None,
+        max_per_origin: int = 1024,
+        send_s: float = SEND_S,
+    ) -> None:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(self._on_created)
         trace.on_connection_reuseconn.append(self._on_reused)
@@ -66,6 +73,7 @@ class AiohttpTransport:
             raise_for_status=False,
             trust_env=False,
         )
+        self._send_s = send_s
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._requests = self._made = self._reused = self._replays = self._waits = 0
         self._waited_s = 0.0
@@ -113,7 +121,7 @@ class AiohttpTransport:
             response = await self._session.request(
                 method,
                 target,
-                data=_Large(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
+                data=_Large(body, self._send_s) if body is not None and len(body) > LARGE_BODY_BYTES else body,
                 headers=headers,
                 allow_redirects=False,
                 proxy=proxy,
@@ -130,7 +138,9 @@ class AiohttpTransport:
             raise TransportError("the provider closed the connection before it answered") from None
         except aiohttp.ClientResponseError:
             raise MalformedReply("the provider's answer is not valid HTTP") from None
-        except aiohttp.ClientError:
+        except aiohttp.ClientError as exc:
+            if isinstance(exc.__cause__, UpstreamTimeout):  # of the body's writer
+                raise exc.__cause__ from None
             raise ConnectFailed("no connection to the provider could be made") from None
         return _Reply(response)
 
@@ -173,9 +183,10 @@ class _Large(aiohttp.Payload):
     _value: bytes
     _autoclose = True
 
-    def __init__(self, value: bytes) -> None:
+    def __init__(self, value: bytes, send_s: float) -> None:
         super().__init__(value, content_type="application/json")
         self._size = len(value)
+        self._send_s = send_s
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self._value.decode(encoding, errors)
@@ -183,7 +194,11 @@ class _Large(aiohttp.Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         view = memoryview(self._value)
         for start in range(0, len(view), PIECE_BYTES):
-            await writer.write(view[start : start + PIECE_BYTES])
+            try:
+                async with asyncio.timeout(self._send_s):
+                    await writer.write(view[start : start + PIECE_BYTES])
+            except TimeoutError:
+                raise UpstreamTimeout("send", self._send_s) from None
             await asyncio.sleep(0)
 
 

@@ -12,10 +12,10 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .._fast import E_BODY, E_DONE, E_ERROR, E_EXTRA, E_HEAD, ResponseReader
-from ..errors import MalformedReply, TransportError
-from .connect import Abortable
+from .._fast import E_BODY, E_DONE, E_ERROR, E_EXTRA, E_HEAD, ResponseReader, Waiter
+from ..errors import MalformedReply, TransportError, UpstreamTimeout
 from .decode import Decoder, decoder_for
+from .sending import waiting
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 JOIN_MAX = 32 * 1024
 BUFFERED_MAX = 128 * 1024
 """Body bytes that wait for the client before the upstream is no longer read (R33)."""
+
+
+SEND_CHECK_S = 0.1
+"""How often we look at whether a request goes out that could not be written at once."""
 
 
 class NativeReply:
@@ -37,7 +41,7 @@ class NativeReply:
         self._done = False
         self._error: Exception | None = None
         self._loop = conn.pool.loop
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter[None] | None = None
         self._decoder: Decoder | None = None
         self.status = 0
         self.fields: list[tuple[bytes, bytes]] | None = None
@@ -83,7 +87,7 @@ class NativeReply:
                 return b""
             if self._error is not None:
                 raise self._error
-            self._waiter = self._loop.create_future()
+            self._waiter = Waiter(self._loop)
             try:
                 await self._waiter
             finally:
@@ -94,7 +98,7 @@ class NativeReply:
         conn = self._conn
         if conn is None or self._parts or self._error is not None or self._decoder is not None:
             return
-        waiter = self._waiter = conn.pouring = self._loop.create_future()
+        waiter = self._waiter = conn.pouring = Waiter(self._loop)
         conn.sink = sink
         try:
             await waiter
@@ -102,7 +106,7 @@ class NativeReply:
             self._waiter = None
             if conn.pouring is waiter:  # else the connection is another reply's already
                 conn.pouring = None
-                del conn.sink
+                conn.sink = None
 
     def close(self) -> None:
         """Done with this reply: the connection went back if the body came whole, else it is closed at once."""
@@ -125,23 +129,23 @@ class NativeReply:
             self._decoder = decoder_for(encoding)
 
     def feed(self, data: bytes) -> bool:
-        """More body; True if the upstream should pause."""
+        """More body; True if the upstream should pause. ``wake`` must follow."""
         self._parts.append(data)
         self._size += len(data)
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
         return self._size > BUFFERED_MAX
 
+    def wake(self) -> None:
+        """Who waits goes on before this returns: the last thing that is done in a callback of the socket."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.deliver(None)
+
     def finish(self, last: bytes = b"") -> None:
-        """The body is whole with these: the connection is no business of ours any more."""
+        """The body is whole with these: the connection is no business of ours any more. ``wake`` must follow."""
         if last:
             self._parts.append(last)
         self._done = True
         self._conn = None
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     def fail(self, error: Exception) -> None:
         if not self._done and self._error is None:
@@ -151,8 +155,8 @@ class NativeReply:
                 waiter.set_result(None)
 
 
-class Connection(asyncio.Protocol, Abortable):
-    """At most one request at a time."""
+class Connection:
+    """A protocol of asyncio and ``Abortable``. At most one request at a time."""
 
     __slots__ = (
         "_head", "_large", "_paused", "born", "idle_since", "pool", "pouring", "reader", "reply", "reused", "sink",
@@ -164,10 +168,10 @@ class Connection(asyncio.Protocol, Abortable):
         self.reader = ResponseReader()
         self.transport: asyncio.Transport | None = None
         self.reply: NativeReply | None = None
-        self.pouring: asyncio.Future[None] | None = None
+        self.pouring: Waiter[None] | None = None
         """Until this is done, what comes of the body goes to ``sink``."""
-        self.sink: Callable[[bytes], bool]
-        self._head: asyncio.Future[NativeReply] | None = None
+        self.sink: Callable[[bytes], bool] | None = None
+        self._head: Waiter[NativeReply] | None = None
         self._large = self._paused = False
         self.born = self.idle_since = 0.0
         self.reused = False
@@ -186,37 +190,44 @@ class Connection(asyncio.Protocol, Abortable):
         pouring = self.pouring
         if pouring is not None and events & E_BODY and not pouring.done():
             try:
-                if self.sink(reader.take_body()):
-                    pouring.set_result(None)
+                ended = self.sink is not None and self.sink(reader.take_body())
             except Exception as exc:
                 pouring.set_exception(exc)
-            if events == E_BODY:
-                return
+                ended = False
             events &= ~E_BODY
+            if not events:
+                if ended:
+                    pouring.deliver(None)
+                return
+            if ended:
+                pouring.set_result(None)
         reply = self.reply
         if reply is None:
             self.abort()  # nobody asked (S-14)
             return
+        head = None
         if events & E_HEAD:
             reply.begin(reader)
             head, self._head = self._head, None
-            if head is not None and not head.done():
-                head.set_result(reply)
         if events & E_DONE:
             self.reply = None
             reply.finish(reader.take_body() if events & E_BODY else b"")
-            if events & E_EXTRA or not reader.keep_alive or (self._large and self._unsent):
+            if events & E_EXTRA or not reader.keep_alive or (self._large and self._behind()):
                 self.abort()
             else:
                 self.pool.give_back(self)
-            return
-        if events & E_BODY and reply.feed(reader.take_body()) and not self._paused:
-            self._paused = True
-            if self.transport is not None:
-                self.transport.pause_reading()
-        if events & E_ERROR:
-            self._lost(MalformedReply("the provider's answer is not valid HTTP"))
-            self.abort()
+        else:
+            if events & E_BODY and reply.feed(reader.take_body()) and not self._paused:
+                self._paused = True
+                if self.transport is not None:
+                    self.transport.pause_reading()
+            if events & E_ERROR:
+                self._lost(MalformedReply("the provider's answer is not valid HTTP"))
+                self.abort()
+        if head is None:
+            reply.wake()
+        elif not head.done():
+            head.deliver(reply)
 
     def eof_received(self) -> bool:
         reply = self.reply
@@ -226,6 +237,8 @@ class Connection(asyncio.Protocol, Abortable):
         else:
             self._lost(TransportError())
         self.abort()  # close() would wait until what is unsent has been taken
+        if reply is not None:
+            reply.wake()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -246,26 +259,48 @@ class Connection(asyncio.Protocol, Abortable):
     def usable(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
 
-    @property
-    def _unsent(self) -> int:
+    def _behind(self) -> bool:
         """An answer before the end of the request (S-45): another request must not wait behind the rest of it."""
-        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+        self._large = False
+        return self.transport is not None and waiting(self.transport) > 0
 
-    def send(self, head: bytes, body: bytes) -> asyncio.Future[NativeReply]:
-        """Write a request; the future is the reply when its header block is here."""
+    def send(self, head: bytes, body: bytes) -> Waiter[NativeReply]:
+        """Write a request; what is returned brings the reply when its header block is here."""
         transport = self.transport
         assert transport is not None
         self.reader.expect()
         self.reply = NativeReply(self)
-        answer = self._head = self.pool.loop.create_future()
+        answer: Waiter[NativeReply] = Waiter(self.pool.loop)
+        self._head = answer
         if len(body) > JOIN_MAX:
             self._large = True
             transport.writelines((head, body))
+            left = waiting(transport)
+            if left:
+                limit_s = self.pool.send_s
+                every_s = min(SEND_CHECK_S, limit_s / 10)
+                self.pool.loop.call_later(every_s, self._sending, answer, left, every_s, limit_s, limit_s)
         else:  # one small copy is cheaper than a second buffer in the system call
             transport.write(head + body)
         return answer
 
-    def forsake(self, answer: asyncio.Future[NativeReply]) -> None:
+    def _sending(self, answer: Waiter[NativeReply], left: int, every_s: float, rest_s: float, limit_s: float) -> None:
+        """Does the provider read the request that ``answer`` is of (R17, S-46)? ``left`` was ``waiting`` at the last
+        look; of ``limit_s`` without any progress ``rest_s`` are left. Looks are counted, not time: when it was we who
+        stood still, nobody else is to blame (S-90)."""
+        if answer.done() or self.transport is None:
+            return
+        now = waiting(self.transport)
+        if not now:
+            return
+        rest_s = limit_s if now != left else rest_s - every_s
+        if rest_s < every_s / 2:
+            self._lost(UpstreamTimeout("send", limit_s))
+            self.abort()
+            return
+        self.pool.loop.call_later(every_s, self._sending, answer, now, every_s, rest_s, limit_s)
+
+    def forsake(self, answer: Waiter[NativeReply]) -> None:
         """Nobody waits for this answer any more. The connection may be another request's already."""
         if answer is self._head:
             self.abort()

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from ..errors import TransportError
 from .connect import Connector
 from .pool import Pool
-from .upstream import UpstreamReply, UpstreamRequest
+from .upstream import SEND_S, UpstreamReply, UpstreamRequest
 
 _SAFE = "/%:@!$&'()*+,;=~-._?"
 
@@ -23,10 +23,18 @@ _SAFE = "/%:@!$&'()*+,;=~-._?"
 class NativeTransport:
     """The transport of one provider."""
 
-    def __init__(self, *, verify_ssl: bool = True, ca_file: str | None = None, max_connections: int = 1024) -> None:
+    def __init__(
+        self,
+        *,
+        verify_ssl: bool = True,
+        ca_file: str | None = None,
+        max_connections: int = 1024,
+        send_s: float = SEND_S,
+    ) -> None:
         self._verify = verify_ssl
         self._ca_file = ca_file
         self._limit = max_connections
+        self._send_s = send_s
         self._pools: dict[tuple[str, int, bool], Pool] = {}
         self._stats = dict.fromkeys(
             ("requests", "connections_made", "connections_reused", "replays", "waits", "wait_us"), 0
@@ -91,5 +99,5 @@ class NativeTransport:
         key = host, port, tls
         if key not in self._pools:
             connector = Connector(host, port, tls, verify=self._verify, ca_file=self._ca_file)
-            self._pools[key] = Pool(connector, self._limit, self._stats)
+            self._pools[key] = Pool(connector, self._limit, self._stats, self._send_s)
         return self._pools[key]

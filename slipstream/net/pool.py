@@ -27,13 +27,16 @@ class Pool:
     """``limit`` connections at most, idle ones and those that are being made among them."""
 
     __slots__ = (
-        "_connecting", "_idle", "_open", "_reaper", "_waiters", "closing", "connector", "limit", "loop", "stats",
+        "_connecting", "_idle", "_open", "_reaper", "_waiters", "closing", "connector", "limit", "loop", "send_s",
+        "stats",
     )  # fmt: skip
 
-    def __init__(self, connector: Connector, limit: int, stats: dict[str, int]) -> None:
+    def __init__(self, connector: Connector, limit: int, stats: dict[str, int], send_s: float) -> None:
         self.loop = asyncio.get_running_loop()
         self.connector = connector
         self.limit = limit
+        self.send_s = send_s
+        """So long the provider may read nothing of a request."""
         self.stats = stats
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
@@ -65,7 +68,7 @@ class Pool:
             self._connecting += 1
         try:
             async with asyncio.timeout(connect_s):
-                conn = await self.connector.connect(lambda: Connection(self))
+                conn = await self.connector.connect(lambda: Connection(self))  # type: ignore[type-var]
             if conn.transport is None:
                 raise ConnectFailed("the provider closed the connection at once")
             self._open.add(conn)

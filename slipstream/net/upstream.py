@@ -1,15 +1,18 @@
 """The face that a transport shows to the engine: send one request, read one reply. Two protocols and one value class.
 
 A transport owns sockets, pools and TLS, and nothing else: no retries that a client could notice, no provider knowledge,
-no time-outs but the one for connecting. It reports failures with the upstream branch of the error tree:
-``ConnectFailed``/``UpstreamTimeout("connect")`` when nothing was sent, ``TransportError`` when the connection broke
-later.
+no time-outs but those for connecting and for sending. It reports failures with the upstream branch of the error tree:
+``ConnectFailed``/``UpstreamTimeout("connect")`` when nothing was sent, ``UpstreamTimeout("send")`` when the provider
+reads no more of a request, ``TransportError`` when the connection broke later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+
+SEND_S = 30.0
+"""The provider may read nothing of a request for so long (S-46); a transport is told another limit when it is made."""
 
 
 class UpstreamRequest:

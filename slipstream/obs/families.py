@@ -11,6 +11,7 @@ from typing import NamedTuple
 DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 """System C's buckets for request durations."""
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+QUEUE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 OVERHEAD_BUCKETS_S = (
     10e-6, 20e-6, 30e-6, 40e-6, 60e-6, 80e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3,
 )  # fmt: skip
@@ -73,6 +74,9 @@ TTFT = Family(
 )
 SPEED = Family("llm_proxy_tokens_per_second", Kind.GAUGE, "Speed of the last stream.", ("source", "model", "provider"))
 ATTEMPTS = Family("slipstream_upstream_attempts", Kind.COUNTER, "Attempts by outcome.", ("provider", "outcome"))
+TIMEOUTS = Family(
+    "slipstream_upstream_timeouts", Kind.COUNTER, "Attempts that a limit ended (R17).", ("provider", "limit")
+)
 FAILOVERS = Family("slipstream_failovers", Kind.COUNTER, "Attempts made on another target.")
 RETRIES = Family("slipstream_retries", Kind.COUNTER, "Attempts made on the same target again, nobody else being there.")
 RETRY_AMBIGUOUS = Family(
@@ -82,7 +86,14 @@ EJECTED = Family("slipstream_targets_ejected", Kind.COUNTER, "Breakers that open
 HEDGES = Family("slipstream_hedges", Kind.COUNTER, "Second attempts beside a slow one (Q14).", ("outcome",))
 PROBES = Family("slipstream_probes", Kind.COUNTER, "Health probes of our own by outcome.", ("provider", "outcome"))
 PROBED = Family("slipstream_probed", Kind.GAUGE, "The last probe, for the health page; not exported.", ("provider",))
-SHED = Family("slipstream_shed", Kind.COUNTER, "Requests turned away as this process is in trouble.", ("reason",))
+SHED = Family("slipstream_shed", Kind.COUNTER, "Requests turned away at the door (Q15 to Q17).", ("reason",))
+QUEUE_WAIT = Family(
+    "slipstream_queue_wait_seconds",
+    Kind.HISTOGRAM,
+    "Waits for a place, in vain or not, of requests that found none free; provider none: at the door (R38).",
+    ("provider",),
+    QUEUE_BUCKETS_S,
+)
 RETRY_BUDGET_EXHAUSTED = Family(
     "slipstream_retry_budget_exhausted", Kind.COUNTER, "Failures passed on as the retries' share was used up (Q05)."
 )
@@ -118,9 +129,10 @@ OVERHEAD = Family(
 FAMILIES = {
     family.name: family
     for family in (
-        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, EJECTED,
-        HEDGES, PROBES, SHED, RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST, COST_UNKNOWN, DROPPED_PARAMS,
-        AUTH_FAILURES, BAD_REQUESTS, CONNECTIONS_REFUSED, LOG_SUPPRESSED, LOG_DROPPED, RELOADS, WORKER_RESTARTS,
-        DRAIN_CUT, OVERHEAD,
+        REQUESTS, DURATION, ACTIVE, TOKENS, TTFT, SPEED, ATTEMPTS, TIMEOUTS, FAILOVERS, RETRIES, RETRY_AMBIGUOUS,
+        EJECTED, HEDGES, PROBES, SHED, QUEUE_WAIT, RETRY_BUDGET_EXHAUSTED, DISCONNECTS, USAGE_SOURCE, COST,
+        COST_UNKNOWN,
+        DROPPED_PARAMS, AUTH_FAILURES, BAD_REQUESTS, CONNECTIONS_REFUSED, LOG_SUPPRESSED, LOG_DROPPED, RELOADS,
+        WORKER_RESTARTS, DRAIN_CUT, OVERHEAD,
     )
 }  # fmt: skip

@@ -45,6 +45,7 @@ NEVER = math.inf
 QUEUE_FULL = "queue_full"
 QUEUE_WAIT = "queue_wait"
 DEADLINE = "deadline"
+ENDING = "ending"
 """Why a bulkhead refuses: ``Overloaded.reason``."""
 
 
@@ -54,8 +55,8 @@ class Overloaded(GatewayError):
     It says nothing about a target: its failure class is none. ``reason`` is a metric label, from a closed set.
     """
 
-    def __init__(self, retry_after_s: float = RETRY_MIN_S, reason: str = "overload") -> None:
-        seconds = math.ceil(min(RETRY_MAX_S, max(RETRY_MIN_S, retry_after_s)))
+    def __init__(self, retry_after_s: float = RETRY_MIN_S, reason: str = "overload", waited_s: float = 0.0) -> None:
+        seconds = whole_seconds(retry_after_s)
         super().__init__(
             f"The gateway has more to do than it can take on. Try again in {seconds} s.",
             status=503,
@@ -64,17 +65,29 @@ class Overloaded(GatewayError):
         )
         self.retry_after_s = float(seconds)
         self.reason = reason
+        self.waited_s = waited_s
+        """How long it waited in vain."""
 
 
-class _Waiter:
-    """``future`` brings ``True`` with a place, ``False`` when the time is over."""
+def whole_seconds(retry_after_s: float) -> int:
+    """What ``Retry-After`` says (RFC 9110 10.2.3): whole seconds, within bounds."""
+    return math.ceil(min(RETRY_MAX_S, max(RETRY_MIN_S, retry_after_s)))
 
-    __slots__ = ("due", "future", "reason")
 
-    def __init__(self, future: asyncio.Future[bool], due: float, reason: str) -> None:
+class Waiter:
+    """Somebody in the queue. ``future`` brings ``True`` with a place, ``False`` when the time is over."""
+
+    __slots__ = ("due", "future", "gone", "queue", "reason", "since")
+
+    def __init__(
+        self, future: asyncio.Future[bool], queue: OrderedDict[Waiter, None], since: float, due: float, reason: str
+    ) -> None:
         self.future = future
+        self.queue = queue
+        self.since = since
         self.due = due
         self.reason = reason
+        self.gone = False
 
 
 class Bulkhead:
@@ -106,7 +119,7 @@ class Bulkhead:
         self.left = 0
         """How many have left since the start."""
         self._loop = loop
-        self._queues: tuple[OrderedDict[_Waiter, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
+        self._queues: tuple[OrderedDict[Waiter, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self._at = NEVER
         self._fired_at = -NEVER
         self._handle: asyncio.TimerHandle | None = None
@@ -138,24 +151,37 @@ class Bulkhead:
         """
         if self.try_enter():
             return 0.0
-        since = self._loop.time()
-        limit_s = min(self.queue_wait_s, deadline_s)
-        reason = DEADLINE if deadline_s < self.queue_wait_s else QUEUE_WAIT
-        self._refuse(since, limit_s, reason, priority)
-        waiter = _Waiter(self._loop.create_future(), since + limit_s, reason)
+        waiter = self.line_up(deadline_s, priority)
+        if isinstance(waiter, str):
+            raise Overloaded(self.retry_after_s(), waiter)
+        return await self.wait(waiter)
+
+    def line_up(self, deadline_s: float = NEVER, priority: int = NORMAL) -> Waiter | str:
+        """No place is free: join the queue, or why not. ``wait`` or ``abandon`` must follow."""
+        refused = self.verdict(deadline_s, priority)
+        if refused is not None:
+            return refused
+        now = self._loop.time()
+        limit_s, reason = self._patience(deadline_s)
         queue = self._queues[priority]
+        waiter = Waiter(self._loop.create_future(), queue, now, now + limit_s, reason)
         queue[waiter] = None
         self.queued += 1
         self._sooner(waiter.due)
+        return waiter
+
+    async def wait(self, waiter: Waiter) -> float:
+        """Until the place is there; ``leave`` must follow. The seconds since it joined the queue. Raises
+        ``Overloaded``."""
         try:
             entered = await waiter.future
         except BaseException:
-            self._abandon(waiter, queue)
+            self.abandon(waiter)
             raise
-        now = self._loop.time()
+        waited_s = self._loop.time() - waiter.since
         if not entered:
-            raise Overloaded(self._retry_after_s(now), waiter.reason)
-        return now - since
+            raise Overloaded(self.retry_after_s(), waiter.reason, waited_s)
+        return waited_s
 
     def leave(self) -> None:
         """Free the place, or hand it over to who is next."""
@@ -175,27 +201,54 @@ class Bulkhead:
                     return True
         return False
 
-    def _abandon(self, waiter: _Waiter, queue: OrderedDict[_Waiter, None]) -> None:
-        """The waiter's task was cancelled, perhaps after a place was given to it and before it woke."""
-        if waiter in queue:
-            del queue[waiter]
+    def abandon(self, waiter: Waiter) -> None:
+        """It waits no longer, perhaps after a place was given to it and before it woke. Twice does no harm."""
+        if waiter.gone:
+            return
+        waiter.gone = True
+        if waiter in waiter.queue:
+            del waiter.queue[waiter]
             self.queued -= 1
+            waiter.future.cancel()
         elif not waiter.future.cancelled() and waiter.future.result():
             self.leave()
             self.left -= 1  # nothing was served
 
+    def end(self) -> None:
+        """Nobody waits any longer, from now on (R79)."""
+        self.queue_limit = 0
+        for queue in self._queues:
+            while queue:
+                waiter, _ = queue.popitem(last=False)
+                self.queued -= 1
+                if not waiter.future.done():
+                    waiter.reason = ENDING
+                    waiter.future.set_result(False)
+
     # ---- who need not wait to be refused
 
-    def _refuse(self, now: float, limit_s: float, reason: str, priority: int) -> None:
-        rate = self._rate(now)
+    def verdict(self, deadline_s: float = NEVER, priority: int = NORMAL) -> str | None:
+        """Why somebody who comes now and has so long would be refused at once; ``None``: there is a place, or it is
+        worth waiting."""
+        if self.in_flight < self._limit:
+            return None
+        limit_s, reason = self._patience(deadline_s)
+        rate = self._rate(self._loop.time())
         if self.queued >= self.queue_limit:
-            raise Overloaded(self._retry_after_s(now), QUEUE_FULL)
+            return QUEUE_FULL
         if limit_s <= 0:
-            raise Overloaded(self._retry_after_s(now), reason)
+            return reason
         if rate:
             ahead = sum(len(queue) for queue in self._queues[: priority + 1])
             if (ahead + 1) / rate > limit_s:
-                raise Overloaded(self._retry_after_s(now), reason)
+                return reason
+        return None
+
+    def _patience(self, deadline_s: float) -> tuple[float, str]:
+        """How long is waited, and what it is that is over then."""
+        if deadline_s < self.queue_wait_s:
+            return deadline_s, DEADLINE
+        return self.queue_wait_s, QUEUE_WAIT
 
     def _rate(self, now: float) -> float:
         """Places that become free per second since somebody waits; 0: not known. Call it when somebody comes."""
@@ -211,9 +264,9 @@ class Bulkhead:
             return 0.0
         return (self.left - left) / (now - since)
 
-    def _retry_after_s(self, now: float) -> float:
+    def retry_after_s(self) -> float:
         """How long it takes to serve all who wait, if that can be said, else one wait (R52)."""
-        rate = self._known_rate(now) if self.queued else 0.0
+        rate = self._known_rate(self._loop.time()) if self.queued else 0.0
         return (self.queued + 1) / rate if rate else self.queue_wait_s
 
     # ---- the timer

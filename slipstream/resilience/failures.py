@@ -345,7 +345,7 @@ class Rule(NamedTuple):
 
     ``same``: another try of this target helps when nobody else is left; ``broken``: over a new connection, and soon.
     ``other``: another target of the model may be tried; ``new_key``: only one with other credentials. ``fallback``:
-    another model may be tried when the targets of this one are used up (R16; the default, routes may ask for more).
+    another model may be tried when the targets of this one are used up (R16; ``routing.retry_on`` may leave some out).
     ``counts``: it is a mark against the target's health (Q03). ``rests``: the target is left alone for a while (Q11).
     ``ambiguous``: the failed attempt may have been billed (Q06c).
     """

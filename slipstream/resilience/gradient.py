@@ -18,6 +18,10 @@ dropped (refused by whoever we protect, or out of time) has no time worth knowin
 with one counts as the steepest gradient instead, also when little was in flight. With the smoothing that is x 0.9, the
 ``backoffRatio`` of AIMDLimit.java.
 
+Also ours, and off unless asked for: ``queue_root``, Envoy's headroom, which grows with the root of the limit (20 more
+at a limit of 10,000 would take all day); and ``descend``: when requests queue while less than half of the limit is in
+flight, the limit is far too high, and comes down to twice of what is in flight.
+
 What it is for: our own time (Q16), or a target whose time is a queue, as with a model server of one's own. A hosted
 model's time is the length of its answers: do not feed that. Known: under an overload that does not end ``long`` drifts
 towards the overloaded time within minutes, and the limit grows with it; ``maximum`` is what holds then.
@@ -46,6 +50,9 @@ class GradientSettings:
     window_s: float = 0.25
     """A window lasts at least this long, and until it has ``window_samples``. 0: each sample is a window."""
     window_samples: int = 10
+    queue_root: float = 0.0
+    """Times the root of the limit may queue, if that is more than ``queue``."""
+    descend: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.initial <= self.maximum:
@@ -65,7 +72,7 @@ def gradient(long_s: float, short_s: float, tolerance: float) -> float:
 
 def next_limit(limit: float, slope: float, settings: GradientSettings) -> float:
     """The limit after one window whose gradient was ``slope``."""
-    new = limit * slope + settings.queue
+    new = limit * slope + max(settings.queue, settings.queue_root * math.sqrt(limit))
     new = limit * (1 - settings.smoothing) + new * settings.smoothing
     return max(float(settings.minimum), min(float(settings.maximum), new))
 
@@ -136,6 +143,8 @@ class Gradient:
     def _close(self, now_s: float) -> bool:
         """The window is over."""
         slope = self._slope()
+        if self._settings.descend and slope is not None and slope < 1.0:
+            self._estimate = min(self._estimate, max(float(self._settings.minimum), 2.0 * self._in_flight))
         busy = self._in_flight >= self._estimate / 2
         if slope is not None and (busy or self._dropped):
             self._estimate = next_limit(self._estimate, slope, self._settings)

@@ -27,6 +27,8 @@ from ..engine.runtime import Runtime
 from ..errors import ClientError, GatewayError
 from ..obs.families import AUTH_FAILURES, BAD_REQUESTS, CONNECTIONS_REFUSED, LOG_SUPPRESSED
 from ..obs.log import Throttle
+from ..obs.metrics import CLIENT_GONE_STATUS
+from ..resilience.bulkhead import Waiter
 from ..types import Endpoint
 from ..wire.codec import dumps
 from ..wire.faces import FACES, face_of_request
@@ -35,6 +37,7 @@ from . import openapi, pages
 from .auth import ANYBODY, REASONS, Authenticator
 from .exchange import AiohttpExchange
 from .faults import is_ours, where
+from .gate import Gate, Refusal
 from .load import Load
 from .models import ModelList
 from .request import Request
@@ -42,7 +45,7 @@ from .request import Request
 log = logging.getLogger("slipstream.server")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TOKENS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
-_EXPOSED = "X-Request-ID, Retry-After, x-slipstream-provider, x-slipstream-attempts"
+_EXPOSED = "X-Request-ID, Retry-After, x-slipstream-provider, x-slipstream-attempts, x-slipstream-trail"
 BUSY_S = 1
 """When a client that is one too many is told to come back."""
 SHORT_BODY_BYTES = 64 * 1024
@@ -58,6 +61,7 @@ class App:
         self.runtime = runtime
         self.models = ModelList(runtime)
         self.load = Load(runtime)
+        self.gate = Gate(runtime, self.load.admission, self.load.clock, self._left)
         self.auth = self._authenticator()
         self._throttle = Throttle()
         self._data = {endpoint.path: endpoint for endpoint in Endpoint}
@@ -85,12 +89,8 @@ class App:
         return Authenticator(key, lambda reason: metrics.count(AUTH_FAILURES, (reason,)))
 
     def admit(self, authorization: bytes | None, api_key: bytes | None) -> str:
-        """The caller's name, from the head of a request of the data plane. Raises ``GatewayError``: 401, or 503 while
-        this worker is in trouble."""
-        name = self.auth.check_bytes(authorization, api_key)
-        if self.load.pressed:
-            self.load.check()
-        return name
+        """The caller's name, from the head of a request of the data plane. Raises ``GatewayError``: 401."""
+        return self.auth.check_bytes(authorization, api_key)
 
     def settle(
         self,
@@ -123,8 +123,18 @@ class App:
     async def _serve(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
         key_name = self._admit(request, endpoint)
         exchange = AiohttpExchange(request, request_id(request), self.runtime.active.snapshot.server.max_body_bytes)
+        place, refusal = self.gate.ask(exchange, endpoint, key_name)
+        if refusal is not None:
+            return await self._refused(request, endpoint, refusal)
         try:
-            await serve(self.runtime, exchange, endpoint, key_name)
+            waited_s = 0.0
+            if isinstance(place, Waiter):
+                told = await self.gate.wait(place, exchange, endpoint, key_name)
+                if isinstance(told, Refusal):
+                    place = False
+                    return await self._refused(request, endpoint, told)
+                place, waited_s = True, told
+            await serve(self.runtime, exchange, endpoint, key_name, waited_s)
         except ClientGone:
             if exchange.response is None:
                 raise ConnectionResetError("the client is gone") from None
@@ -135,15 +145,23 @@ class App:
             failed = error_response(GatewayError("internal error"), endpoint, request_id(request))
             failed.force_close()
             return failed
+        finally:
+            self.gate.admission.give_back(place)
         assert exchange.response is not None
         return exchange.response
+
+    async def _refused(self, request: web.BaseRequest, endpoint: Endpoint, refusal: Refusal) -> web.StreamResponse:
+        await _discard_body(request)
+        return error_response(refusal, endpoint, request_id(request))
+
+    def _left(self, endpoint: Endpoint, request_id: str, key_name: str) -> None:
+        """The client went away while it waited to be let in."""
+        self.settle(endpoint, request_id, CLIENT_GONE_STATUS, key_name)
 
     def _admit(self, request: web.BaseRequest, endpoint: Endpoint) -> str:
         """The caller's name; a request that is refused by its head is counted."""
         try:
             key_name = self.auth.check(request.headers)
-            if self.load.pressed:
-                self.load.check()
             media_type = request.headers.get("Content-Type")
             check_media_type(None if media_type is None else media_type.encode("latin-1", "replace"))
         except GatewayError as error:

@@ -1,13 +1,14 @@
-"""Whether this worker itself can still serve: how late its event loop runs, how much memory it holds.
+"""What this worker itself runs short of, and how that is seen: time of its event loop, memory.
 
-A timer measures the lag every 100 ms and decides for the next 100 ms whether requests are turned away (``pressed``), so
-that a request pays one attribute for it. A thread beside the loop sees a block while it lasts and logs where the loop
-stands: afterwards nobody could tell (S-91).
+Ten times a second the length of one turn of the loop is measured, in CPU time of its thread: what others take from the
+machine (S-103), or one handler that sleeps, is no work of ours. When turns stay too long every single one is measured,
+until nobody has been refused for a second. What follows from the figures is ``resilience.admission``'s business; here
+are the timers, and the thread beside the loop, which sees a block while it lasts and logs where the loop stands:
+afterwards nobody could tell (S-91).
 
-- Lag (Q16): a share of the requests, as ``shed.Shedder`` reckons it, and only from the second measure in a row that is
-  above ``admission.max_lag_ms``: one long stop is over when it is seen, and a second is no overload.
-- Memory (Q17): from 95 % of ``admission.max_rss_mb`` on all that are new, but for one at a time.
-- Ready (S-91): not above 5 s of lag.
+- Turns (Q16): from ``admission.max_lag_ms`` on, for 200 ms, only as many requests as make turns so long (``turns``).
+- Memory (Q17): near ``admission.max_rss_mb`` nobody of low priority, at it all but one at a time.
+- Ready (S-91): not above 5 s of lag, which is how late timers are.
 
 The rule that must not be broken: what the thread logs are file names, lines and functions, never values.
 """
@@ -17,19 +18,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from types import FrameType
 
 from ..config.snapshot import AdmissionSpec
 from ..engine.runtime import Runtime
-from ..errors import GatewayError
-from ..obs.families import SHED
-from ..resilience.shed import FULL, LAG, MEMORY, Lag, MemoryCeiling, Shedder
+from ..resilience.admission import Admission
+from ..resilience.shed import Lag
 from ..types import Clock
 
 log = logging.getLogger("slipstream.server")
@@ -39,49 +37,57 @@ BLOCKED_S = 0.5
 EVERY_S = 30.0
 """At most one line of a kind in this time."""
 READY_LAG_S = 5.0
-TWICE = 2
+LOOK_S = 0.02
+"""How often a turn is measured after one that was too long."""
+IDLE_PART = 0.2
+PAUSE_S = 0.001
+"""Under overload a turn that took less than this part of the target is followed by a pause."""
 FRAMES = 12
 """The innermost ones of a stack."""
-RETRY_AFTER_S = {MEMORY: 5, LAG: 1}
-_WHY = {MEMORY: "is short of memory", LAG: "is overloaded"}
 
 
 class Load:
-    """The load of one process. ``clock`` is what all times are of, seconds that go on while the loop is blocked."""
+    """The load of one process; make it in its running loop. ``clock`` is what all times are of, seconds that go on
+    while the loop is blocked; ``cpu`` what the loop's thread has worked, in seconds."""
 
     __slots__ = (
-        "_late", "_logged_at", "_max_lag_s", "_runtime", "_shedder", "_timer", "_watch", "clock", "lag", "pressed",
+        "_cpu", "_looking", "_loop", "_running", "_timer", "_turn_from", "_watch", "admission", "clock",
+        "lag",
     )  # fmt: skip
 
-    def __init__(
-        self, runtime: Runtime, clock: Clock = time.monotonic, random: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, runtime: Runtime, clock: Clock = time.monotonic, cpu: Clock = time.thread_time) -> None:
         self.clock = clock
         self.lag = Lag()
-        self.pressed = False
-        """Whether requests must be asked about with ``check``."""
-        self._runtime = runtime
-        self._shedder = Shedder(self.lag, MemoryCeiling(0, resident_bytes), lambda: runtime.in_flight, 0, random)
-        self._max_lag_s = 0.0
-        self._late = 0
-        """Measures in a row that were above the limit."""
-        self._logged_at = -EVERY_S
+        self._cpu = cpu
+        self._loop = asyncio.get_running_loop()
+        self.admission = Admission(lambda: resident_bytes(), loop=self._loop)
+        """Who is let in."""
+        self._looking = self._running = False
+        self._turn_from = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._watch: Watch | None = None
         self.configure(runtime.active.snapshot.resilience.admission)
 
-    def configure(self, admission: AdmissionSpec) -> None:
+    def configure(self, spec: AdmissionSpec) -> None:
         """New limits, also while it runs."""
-        self._max_lag_s = admission.max_lag_s
-        self._shedder.memory = MemoryCeiling(admission.max_rss_bytes, resident_bytes)
+        self.admission.configure(
+            spec.max_in_flight, spec.queue, spec.queue_wait_s, spec.adaptive, spec.max_rss_bytes, spec.max_lag_s
+        )
+
+    @property
+    def pressed(self) -> bool:
+        """Whether requests are asked about: not all get in."""
+        return self.admission.free == 0
 
     def start(self) -> None:
         """Measure from now on; call it in the thread of the running loop."""
         self._watch = Watch(self.lag, self.clock, threading.get_ident())
         self._watch.start()
+        self._running = True
         self._tick()
 
     def stop(self) -> None:
+        self._running = False
         if self._timer is not None:
             self._timer.cancel()
         if self._watch is not None:
@@ -90,41 +96,55 @@ class Load:
     def _tick(self) -> None:
         now = self.clock()
         following = self.measure(now)
-        self._timer = asyncio.get_running_loop().call_later(following - now, self._tick)
+        self._timer = self._loop.call_later(following - now, self._tick)
 
     def measure(self, now: float) -> float:
         """The timer fired at ``now``. When it should fire next."""
-        following = self._shedder.tick(now)
-        self._late = self._late + 1 if self.lag.last_s > self._max_lag_s else 0
-        self.pressed = self._late >= TWICE or self._shedder.memory.level(now) == FULL
+        following = self.lag.tick(now)
+        self.admission.measured(now)
+        if not self._looking:
+            self._look()
         return following
 
     def lag_s(self) -> float:
         """The worst of the last second."""
         return self.lag.worst_s(self.clock())
 
-    def check(self) -> None:
-        """Ask when ``pressed``, for each request of the data plane before its body is read. Raises ``GatewayError``
-        (503) for one that is turned away."""
-        reason = self._shedder.why(self.clock())
-        if reason is None or (reason == LAG and self._late < TWICE):
-            return
-        self._runtime.metrics.count(SHED, (reason,))
-        self._log(reason)
-        raise GatewayError(
-            f"The gateway {_WHY[reason]}. Try again in a moment.",
-            status=503,
-            type="overloaded_error",
-            code="overloaded",
-            headers={"Retry-After": str(RETRY_AFTER_S[reason])},
-        )
+    # ---- turns: what is called soon runs once in each
 
-    def _log(self, reason: str) -> None:
-        now = self.clock()
-        if now - self._logged_at >= EVERY_S:
-            self._logged_at = now
-            fields = {"reason": reason, "lag_s": round(self.lag.last_s, 3), "rss_bytes": self._shedder.memory.rss}
-            log.warning("requests are turned away", extra={"fields": fields})
+    def _look(self) -> None:
+        """Measure one turn, the next."""
+        self._looking = True
+        self._loop.call_soon(self._turn_begins)
+
+    def _turn_begins(self) -> None:
+        self._turn_from = self._cpu()
+        self._loop.call_soon(self._turn_ends)
+
+    def _turn_ends(self) -> None:
+        turns, cpu_s, now = self.admission.turns, self._cpu(), self.clock()
+        if not self._running:
+            return
+        if turns.seen(cpu_s - self._turn_from, self.admission.in_flight, now):
+            self._turn_from = cpu_s
+            self.admission.refresh()
+            self._loop.call_soon(self._turned)
+        elif turns.suspects:
+            self._loop.call_later(LOOK_S, self._turn_begins)
+        else:
+            self._looking = False
+
+    def _turned(self) -> None:
+        """Each turn, while there is too much to do."""
+        turns, cpu_s = self.admission.turns, self._cpu()
+        began, self._turn_from = self._turn_from, cpu_s
+        if not turns.turned(cpu_s - began, self.admission.in_flight, self.clock()) or not self._running:
+            self._looking = False
+            self.admission.refresh()
+        elif cpu_s - began > IDLE_PART * turns.target_s:
+            self._loop.call_soon(self._turned)
+        else:  # what is called soon keeps the loop from sleeping
+            self._loop.call_later(PAUSE_S, self._turned)
 
 
 class Watch(threading.Thread):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import select
 import time
+from collections.abc import Callable
 from email.utils import formatdate
+from typing import cast
 
 from .._fast import RequestHead
 from ..wire.headers import Block
@@ -39,6 +41,8 @@ class NativeListener:
 
     def __init__(self, app: App, limits: ListenerLimits, reference: Listener) -> None:
         self.app = app
+        self.gate = app.gate
+        self.admission = app.gate.admission
         self.runtime = app.runtime
         self.limits = limits
         self.reference = reference
@@ -76,11 +80,12 @@ class NativeListener:
 
     async def start(self, host: str | None, port: int, *, accept: Accept | None = None) -> None:
         """Listen on host and port, or where ``accept`` does."""
+        protocols = cast("Callable[[], asyncio.Protocol]", self._connection)
         if accept is not None:
-            self._listening = accept(self._connection)
+            self._listening = accept(protocols)
         else:
             self._listening = await self.loop.create_server(
-                self._connection, host, port, backlog=BACKLOG, reuse_address=True
+                protocols, host, port, backlog=BACKLOG, reuse_address=True
             )
         self._sweep()
 
@@ -99,7 +104,7 @@ class NativeListener:
             await self._until_drained(end)
             tasks = [task for connection in list(self._open) if (task := connection.abort()) is not None]
             if tasks:
-                await asyncio.wait(tasks, timeout=CANCEL_S)
+                await asyncio.wait(tasks, timeout=CANCEL_S)  # type: ignore[type-var]
             await self._until_drained(self.loop.time() + CANCEL_S)
             await self.reference.close(max(0.0, end - self.loop.time()))
         finally:

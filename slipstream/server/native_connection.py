@@ -15,15 +15,19 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from .._fast import RequestTask
 from ..engine.exchange import ClientGone
 from ..engine.pipeline import serve
 from ..errors import GatewayError
 from ..obs.metrics import CLIENT_GONE_STATUS
+from ..resilience.admission import Place
+from ..resilience.bulkhead import Waiter
 from ..types import Endpoint
 from ..wire.faces import FACES, Face, face_of_request
 from ..wire.headers import block
 from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, malformed
 from .faults import is_ours, where
+from .gate import Refusal
 from .limits import LINGER_S, guard_for
 from .native_body import TURN_BYTES, Incoming
 from .native_exchange import CONTINUE, NativeExchange, peer_of
@@ -47,13 +51,13 @@ NEVER = float("inf")
 ENDED = Fault(400, "", False)  # in the place of a fault: nothing more is read, and nobody is to be told
 
 
-class NativeConnection(asyncio.Protocol):
-    """One client connection."""
+class NativeConnection:
+    """One client connection: a protocol of asyncio."""
 
     __slots__ = (
         "_buffer", "_drain", "_error", "_exchange", "_fault", "_guard", "_in_head", "_incoming", "_key_name",
-        "_moved_at", "_paused", "_refused", "_route", "_task", "_turn_bytes", "_unsent", "blocked", "deadline",
-        "http10", "keep_alive", "lingering", "listener", "transport",
+        "_moved_at", "_paused", "_place", "_refused", "_route", "_starting", "_task", "_turn_bytes", "_unsent",
+        "blocked", "deadline", "http10", "keep_alive", "lingering", "listener", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: NativeListener) -> None:
@@ -74,11 +78,15 @@ class NativeConnection(asyncio.Protocol):
         self._route = 0
         self._error: GatewayError | None = None
         """Why it will be refused when its body is here."""
+        self._place: Place = False
+        """What it holds of the room in this process."""
         self._incoming: Incoming | None = None
         """Its body, while that is not whole."""
         self._turn_bytes = 0
         # the request that is being served
-        self._task: asyncio.Task[None] | None = None
+        self._task: RequestTask | None = None
+        self._starting = False
+        """The task is in its first step, within ``_serve``."""
         self._drain: asyncio.Future[None] | None = None
         self.blocked = False
         self._unsent, self._moved_at = 0, 0.0
@@ -127,6 +135,7 @@ class NativeConnection(asyncio.Protocol):
             self._task.cancel()
         elif self._incoming is not None and self._error is None and self._fault is None:
             self._settle(CLIENT_GONE_STATUS)
+        self._leave()
         self._let_write()
 
     def pause_writing(self) -> None:
@@ -200,6 +209,12 @@ class NativeConnection(asyncio.Protocol):
         try:
             self._key_name = listener.app.admit(authorization, api_key)
             check_media_type(media_type)
+            admission = listener.admission
+            if admission.in_flight < admission.free:
+                admission.in_flight += 1
+                self._place = True
+            else:
+                self._place, self._error = listener.gate.ask(exchange, ENDPOINTS[self._route], self._key_name)
         except GatewayError as error:
             self._error = error
             listener.app.settle(ENDPOINTS[self._route], exchange.request_id, error.status, error=error)
@@ -250,7 +265,7 @@ class NativeConnection(asyncio.Protocol):
         if not whole:
             self._came(incoming, size)
         elif self.transport is not None:
-            self.transport.set_protocol(self)
+            self.transport.set_protocol(self)  # type: ignore[arg-type]
             self._whole(incoming, b"")
 
     def _came(self, incoming: Incoming, size: int) -> None:
@@ -288,11 +303,17 @@ class NativeConnection(asyncio.Protocol):
             self._answered()
             return
         exchange.data = body
-        self._task = asyncio.Task(self._run(exchange), loop=self.listener.loop, name="request")
+        task = self._task = RequestTask(self._run(exchange), self.listener.loop)
+        self._starting = True
+        task.begin(not self._buffer)  # one request of a connection in each turn
+        self._starting = False
 
     async def _run(self, exchange: NativeExchange) -> None:
         try:
-            await serve(self.listener.runtime, exchange, ENDPOINTS[self._route], self._key_name)
+            if self._place is True:
+                await serve(self.listener.runtime, exchange, ENDPOINTS[self._route], self._key_name)
+            else:
+                await self._wait(exchange)
         except ClientGone:
             self.abort()
         except (Exception, asyncio.CancelledError) as exc:
@@ -306,12 +327,32 @@ class NativeConnection(asyncio.Protocol):
                 self._answer_error(GatewayError("internal error"))
         self._task = None
         self._answered()
+        if self._starting:
+            return  # who began it goes on
         if self._buffer or self._paused or self._fault is not None or not self._guard.idle:
             self._advance()
+
+    async def _wait(self, exchange: NativeExchange) -> None:
+        """Serve it when its turn has come."""
+        listener, endpoint = self.listener, ENDPOINTS[self._route]
+        assert isinstance(self._place, Waiter)
+        told = await listener.gate.wait(self._place, exchange, endpoint, self._key_name)
+        self._place = not isinstance(told, Refusal)
+        if isinstance(told, Refusal):
+            self._answer_error(told)
+        else:
+            await serve(listener.runtime, exchange, endpoint, self._key_name, told)
+
+    def _leave(self) -> None:
+        """The request is over: its place is another's."""
+        if self._place:
+            self.listener.admission.give_back(self._place)
+            self._place = False
 
     def _answered(self) -> None:
         """The answer is written: wait for the next request, or end the connection."""
         self._exchange = None
+        self._leave()
         transport = self.transport
         if transport is None or transport.is_closing():
             self._fault, self._buffer = ENDED, b""
@@ -331,6 +372,8 @@ class NativeConnection(asyncio.Protocol):
     def _answer_error(self, error: GatewayError, face: Face | None = None) -> None:
         exchange = self._exchange
         assert exchange is not None
+        if isinstance(error, Refusal) and exchange.refuse(ENDPOINTS[self._route], error):
+            return
         face = face or FACES[ENDPOINTS[self._route]]
         headers = block({"Content-Type": face.error_type, **(error.headers or {})})
         with contextlib.suppress(ClientGone):
@@ -366,12 +409,14 @@ class NativeConnection(asyncio.Protocol):
     def _linger(self) -> None:
         """Half-close, then read and drop for a moment: a reset would destroy the answer (RFC 9112 9.6)."""
         self._fault, self._buffer, self._incoming = ENDED, b"", None
+        self._leave()
         self.lingering = True
         self.deadline = self.listener.loop.time() + LINGER_S
         transport = self.transport
         if transport is not None and not transport.is_closing():
-            if transport.get_protocol() is not self:
-                transport.set_protocol(self)  # an inlet would wait for the body
+            protocol: object = transport.get_protocol()
+            if protocol is not self:
+                transport.set_protocol(self)  # type: ignore[arg-type]  # an inlet would wait for the body
             with contextlib.suppress(OSError, RuntimeError):  # the client may have gone first
                 transport.write_eof()
             self._resume()
@@ -437,7 +482,7 @@ class NativeConnection(asyncio.Protocol):
             return
         self._end()
 
-    def abort(self) -> asyncio.Task[None] | None:
+    def abort(self) -> RequestTask | None:
         """Drop the connection; gives the task that is still winding down."""
         if self.transport is not None:
             self.transport.abort()

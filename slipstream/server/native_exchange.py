@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..engine.exchange import ClientGone
 from ..resilience.deadlines import TIMEOUT_FIELD, parse_timeout_header
+from ..types import Endpoint
 from ..wire.headers import Block, block
 from .app import cors_headers
 from .inflate import inflate
 
 if TYPE_CHECKING:
+    from .gate import Refusal
     from .native_connection import NativeConnection
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -91,6 +93,8 @@ class NativeExchange:
 
     def header(self, name: str) -> str | None:
         wanted = name.encode()
+        if wanted not in self.head.lower():
+            return None
         lines = (line.partition(b":") for line in self.head.split(b"\r\n"))
         found = [value.strip() for key, _, value in lines if key.lower() == wanted]
         return b",".join(found).decode("latin-1") if found else None
@@ -116,6 +120,17 @@ class NativeExchange:
             transport.writelines((b"%b%b\r\nContent-Length: %d\r\n\r\n" % (head, request_id, size), body))
         else:  # one small copy is cheaper than a second buffer in the system call
             transport.write(b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id, size, body))
+
+    def refuse(self, endpoint: Endpoint, refusal: Refusal) -> bool:
+        """Answer with bytes that are ready, if the head of this answer is like others' and the client is there."""
+        conn = self._conn
+        listener, transport = conn.listener, conn.transport
+        if not (self._plain and conn.keep_alive) or transport is None or transport.is_closing():
+            return False
+        if listener.runtime.draining or listener.closing:
+            return False
+        transport.write(refusal.whole(endpoint, self.request_id.encode("ascii"), listener.date()))
+        return True
 
     async def begin(self, headers: Block) -> None:
         conn = self._conn

@@ -105,10 +105,16 @@ def make_transport(spec: ProviderSpec, snapshot: Snapshot) -> Upstream:
         from ..net.aiohttp_transport import AiohttpTransport
 
         return AiohttpTransport(
-            verify_ssl=snapshot.verify_ssl, ca_file=snapshot.ca_file, max_per_origin=spec.max_connections
+            verify_ssl=snapshot.verify_ssl,
+            ca_file=snapshot.ca_file,
+            max_per_origin=spec.max_connections,
+            send_s=spec.timeouts.send_s,
         )
     return NativeTransport(
-        verify_ssl=snapshot.verify_ssl, ca_file=snapshot.ca_file, max_connections=spec.max_connections
+        verify_ssl=snapshot.verify_ssl,
+        ca_file=snapshot.ca_file,
+        max_connections=spec.max_connections,
+        send_s=spec.timeouts.send_s,
     )
 
 
@@ -254,7 +260,10 @@ class Process:
         cut.cancel()
 
     def _cut(self, runtime: Runtime) -> None:
-        """The deadline: what is still in flight ends with an error."""
+        """The deadline: what waits or is still in flight ends with an error."""
+        self._app.load.admission.end()
+        for outbound in runtime.active.outbound.values():
+            outbound.bulkhead.end()
         number = runtime.deadlines.cut()
         runtime.metrics.count(DRAIN_CUT, by=number)
         log.warning("requests cut at the end", extra={"fields": {"requests": number}})

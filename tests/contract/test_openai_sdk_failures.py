@@ -302,6 +302,7 @@ def test_error_classes(broken: str, raised: type[openai.APIStatusError], code: s
             assert failed.value.status_code == (wanted or int(broken[:3]))
             assert failed.value.code == code
             assert failed.value.response.headers["content-type"] == "application/json"
-            assert failed.value.response.headers.get("retry-after") == {"429:7": "7", "503": "2"}.get(broken), "the second rest"
+            rest = {"429:7": "7", "503": "2"}.get(broken)  # 2: the second rest
+            assert failed.value.response.headers.get("retry-after") == rest
 
     run(main())

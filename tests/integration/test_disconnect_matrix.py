@@ -2,7 +2,8 @@
 
 One matrix (R2): endpoint x {unary, stream} x moment x {FIN, RST}. A new endpoint joins it by construction: it must have
 a body in ``CALLS``. The mock knows OpenAI's three endpoints, so the others are translated; the second matrix has
-providers that speak other dialects. Back-off and hedging are moments too, once they exist.
+providers that speak other dialects. The moments of back-off and of hedging are in tests/unit/test_engine_again.py and
+test_engine_hedge.py.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ async def check_accounts(endpoint: Endpoint, moment: str, mock: MockServer, serv
 
 @pytest.mark.parametrize(("endpoint", "stream", "moment", "end"), CASES)
 def test_client_leaves(endpoint: Endpoint, stream: bool, moment: str, end: str) -> None:
-    """R1, R2, R3, R5. One second chance for the time on a machine that has other things to do, none for the rest."""
+    """R1, R2, R3, R5, Q19. One second chance for the time on a machine that has other things to do, else none."""
     took = run(scene(endpoint, stream, moment, end))
     if took > LIMIT_S:
         took = run(scene(endpoint, stream, moment, end))
@@ -418,5 +419,45 @@ def test_nothing_is_left_behind() -> None:
             seen = await scrape(served.port)
             assert seen.total("llm_proxy_requests_total", status_code="499") == 330
             assert seen.total("llm_proxy_tokens_total", token_type="completion") == mock.ledger.completion_tokens == 990
+
+    run(main())
+
+
+# ------------------------------------------------------------------ answers that are read to their end
+
+
+@pytest.mark.parametrize("end", ["fin", "rst"])
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.MESSAGES], ids=lambda endpoint: endpoint.name)
+@pytest.mark.parametrize("listener", ["native", "aiohttp"])
+def test_an_answer_is_finished_for_the_accounts(
+    listener: str, endpoint: Endpoint, stream: bool, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7 ``finish``: the provider sees no disconnect, and its own ledger is what is counted (R8)."""
+    monkeypatch.setenv("SLIPSTREAM_LISTENER", listener)
+
+    async def main() -> None:
+        conf: dict[str, Any] = {"routing": {"on_disconnect": {"*": "finish"}}}
+        async with (
+            mocks(tokens_per_s=200.0, completion_tokens=60, mean_latency_ms=100, p95_latency_ms=101) as (mock,),
+            gateway(config(to(mock, type="mock"), **conf)) as served,
+        ):
+            client = await RawClient.connect(served.port)
+            client.writer.write(request_bytes("POST", endpoint.path, body_of(endpoint, stream, "m")))
+            await until(lambda: mock.ledger.open == 1)
+            if stream:
+                await until(lambda: mock.ledger.completion_tokens > 5)
+            leave(client, end)
+            await until(lambda: len(served.runtime.outlasting) == 1)
+            await until(lambda: served.runtime.in_flight == mock.ledger.open == 0)
+            assert (mock.ledger.disconnects, mock.ledger.completion_tokens) == (0, 60)
+            seen = await scrape(served.port)
+            ((row, count),) = seen.rows("llm_proxy_requests_total")
+            assert (row["status_code"], count) == ("499", 1)
+            assert seen.total("llm_proxy_tokens_total", token_type="completion") == 60
+            assert seen.total("llm_proxy_tokens_total", token_type="prompt") == mock.ledger.prompt_tokens
+            assert {row["usage_source"] for row, _ in seen.rows("slipstream_usage_source_total")} == {"provider"}
+            assert seen.total("slipstream_client_disconnects_total") == 1
+            assert served.runtime.active.in_flight == 0
 
     run(main())

@@ -232,7 +232,7 @@ def test_streams(kind: str) -> None:
 
     async def script(peer: Peer) -> None:
         while await peer.request() is not None:
-            await peer.send(CHUNKED, chunk(event("a")), chunk(event("b") + b"data: [DONE]\n\n"), b"0\r\n\r\n")
+            await peer.send(CHUNKED, chunk(event("a")), chunk(event("b") + b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
     async def main() -> None:
         async with serving(kind, script) as (running, up):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from slipstream._fast import COMPILED
+from slipstream._fast import COMPILED, requests_begun
 from tests.aio import RawClient, run, until
 from tests.harness import CHAT, KEY, chat_body, config, gateway, to
 from tests.pace import soon
@@ -169,6 +169,7 @@ def test_nothing_is_left_of_many_requests(listener: str, transport: str, monkeyp
                 after = Counter(type(o).__name__ for o in gc.get_objects())
                 slack = 60 if transport == "aiohttp" else 10  # its idle connections stay
                 assert len(asyncio.all_tasks()) <= tasks + slack
+                assert requests_begun() == 0
                 assert len(os.listdir("/proc/self/fd")) <= files + slack
                 grown = {name: n - objects[name] for name, n in after.items() if n - objects[name] > 20 * slack}
                 assert not grown

@@ -165,7 +165,7 @@ def test_several_reloads_during_one_stream(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
-def test_bad_reload_changes_nothing(tmp_path: Path) -> None:
+def test_bad_reload_changes_nothing(tmp_path: Path) -> None:  # R81, Q24
     path = write_config(tmp_path, config(fake(models=["m"])))
     with served(path) as running:
         write_config(tmp_path, config(fake(models=["new"], weight=-1, nonsense=1)))
@@ -192,7 +192,7 @@ def test_bad_reload_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_drain(number: signal.Signals, workers: int) -> None:
-    """R79: the port closes at once, the stream in flight is finished, then exit 0."""
+    """R79, Q22: the port closes at once, the stream in flight is finished, then exit 0."""
     conf = config(fake(mock={"tokens_per_s": 25.0}))
     with served(conf, "--workers", str(workers)) as running, connection(running.port) as client:
         stream = begin_stream(client)
@@ -214,7 +214,7 @@ def refused(port: int) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_second_signal(workers: int) -> None:
-    """Who does not want to wait says it twice."""
+    """Q22: who does not want to wait says it twice."""
     with served(config(fake()), "--workers", str(workers)) as running, connection(running.port) as client:
         stream = begin_stream(client, "mock/stall-mid")
         running.send(signal.SIGTERM)
@@ -227,7 +227,7 @@ def test_second_signal(workers: int) -> None:
         stream.close()
 
 
-def test_idle_gateway_ends_at_once() -> None:
+def test_idle_gateway_ends_at_once() -> None:  # Q22
     with served(config(fake())) as running, connection(running.port) as client:
         client.request("GET", "/health")
         assert client.getresponse().read()  # and the connection stays open, idle

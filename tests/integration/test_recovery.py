@@ -140,9 +140,9 @@ def test_at_its_memory_ceiling_a_worker_refuses_before_the_body(kind: str, monke
     async def main() -> None:
         async with in_trouble(kind, max_rss_mb=100) as (running, alpha):
             assert (await chat(running)).status == 200
-            load, metrics = load_of(running), running.runtime.metrics
+            load = load_of(running)
             held[0] = 99 * MB
-            metrics.enter(CHAT)  # something is in flight
+            load.admission.try_enter()  # something is in flight
             await until(lambda: load.pressed)
             before = alpha.ledger.requests
             for path, shape in ((CHAT, "error"), ("/v1/messages", "type")):
@@ -164,7 +164,7 @@ def test_at_its_memory_ceiling_a_worker_refuses_before_the_body(kind: str, monke
             held[0] = 50 * MB
             await until(lambda: not load.pressed)
             assert (await chat(running)).status == 200
-            metrics.leave(CHAT)
+            load.admission.leave()
 
     run(main())
 
@@ -176,15 +176,15 @@ def test_a_refused_request_leaves_its_connection_usable(kind: str, monkeypatch: 
 
     async def main() -> None:
         async with in_trouble(kind, max_rss_mb=100) as (running, _):
-            load, metrics = load_of(running), running.runtime.metrics
-            metrics.enter(CHAT)
+            load = load_of(running)
+            load.admission.try_enter()
             await until(lambda: load.pressed)
             async with await Http.connect(running.port) as http:
                 assert (await http.ask("POST", CHAT, chat_body(), KEYED)).status == 503
                 held[0] = 0
                 await until(lambda: not load.pressed)
                 assert (await http.ask("POST", CHAT, chat_body(), KEYED)).status == 200
-            metrics.leave(CHAT)
+            load.admission.leave()
 
     run(main())
 

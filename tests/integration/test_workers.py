@@ -180,7 +180,7 @@ def test_weights_are_exact_over_all_workers() -> None:
 
 
 def test_kill_9_of_one_worker() -> None:
-    """Only what was in flight on it fails; what was counted stays; a new one serves within half a second."""
+    """Q25: only what was in flight on it fails; what was counted stays; a new one serves within half a second."""
 
     async def main() -> None:
         async with mocks(2, mean_latency_ms=5, p95_latency_ms=6) as (first, second):

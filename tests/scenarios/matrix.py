@@ -30,6 +30,7 @@ from typing import Any
 
 import pytest
 
+from slipstream._fast import requests_begun
 from slipstream.obs.log import JsonFormatter
 from slipstream.types import NANOS
 from tests.aio import DEADLINE_S, run, until
@@ -285,7 +286,7 @@ def _play(play: Play, row: Row, timeout_s: float) -> None:
     async def main() -> None:
         tasks = asyncio.all_tasks()
         await play(row)
-        await until(lambda: asyncio.all_tasks() <= tasks)
+        await until(lambda: asyncio.all_tasks() <= tasks and requests_begun() == 0)
 
     with _log(row.lines):
         run(main(), timeout_s)

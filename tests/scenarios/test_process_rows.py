@@ -16,6 +16,7 @@ import resource
 import shutil
 import signal
 import socket
+import statistics
 import struct
 import tempfile
 import time
@@ -371,13 +372,7 @@ async def test_s90(row: Row) -> None:
     await frozen(row, {"idle_s": 5.0, "first_byte_s": 5.0})
 
 
-@scenario(
-    "S-90",
-    "frozen worker: limits shorter than the pause",
-    over=(NATIVE,),
-    missing="WATCHDOG: after SIGCONT the timers fire before what waits in the sockets is read, so each stream on the "
-    "worker ends with a timeout that was our own pause",
-)
+@scenario("S-90", "frozen worker: limits shorter than the pause", over=(NATIVE,))
 async def test_s90_limits(row: Row) -> None:
     await frozen(row, {"idle_s": 0.5, "first_byte_s": 0.5})
 
@@ -1031,19 +1026,24 @@ async def test_s110(row: Row) -> None:
         assert min(s.called(name) for name in "abc") >= 10
 
 
-@scenario(
-    "S-110",
-    "all die, then return: the answer",
-    over=(NATIVE,),
-    missing="ENGINE: while all refuse, the answer is the last failure (502 upstream_connection_closed) without "
-    "Retry-After: the last target is never ejected and soft rests are ignored, so each request tries it",
-)
+@scenario("S-110", "all die, then return: the answer", over=EACH)
 async def test_s110_answer(row: Row) -> None:
+    """The first hears of its own failure; when all have failed five times, it is an outage, until the first success."""
     outage = Outage()
     async with row.stage(outage.script, outage.script) as s:
         outage.take(s.running.runtime)
-        for _ in range(40):
+        (await s.ask()).failed(502)
+        for _ in range(20):
             outage.now += 0.5
             got = await s.ask()
-        got.failed(503)
-        assert int(got.headers["retry-after"]) >= 1
+        for path in (CHAT, MESSAGES):
+            for stream in (False, True):
+                got = await s.ask(stream, path)
+                error = got.failed(503, "no_provider")
+                assert error["type"] == "overloaded_error"
+                assert 1 <= int(got.headers["retry-after"]) <= 30
+                row.took(got.took_s, 0.01)
+        assert statistics.median([(await s.ask()).took_s for _ in range(5)]) < 0.05
+        outage.down = False
+        (await s.ask()).good()
+        row.note("requests{503}")

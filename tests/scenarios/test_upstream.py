@@ -645,12 +645,7 @@ async def test_s27(row: Row) -> None:
             await s.counts(2, a="rate_limited", b="rate_limited", c="rate_limited")
 
 
-@scenario(
-    "S-27",
-    "all are rate-limited beyond the deadline",
-    missing="RESILIENCE: the 429 that is answered at once, because all rest for longer than total_s, does not say "
-    "x-should-retry: false",
-)
+@scenario("S-27", "all are rate-limited beyond the deadline")
 async def test_s27_deadline(row: Row) -> None:
     async with row.stage(limited(70), limited(60)) as s:
         for _ in range(2):
@@ -927,12 +922,7 @@ async def test_s39(row: Row) -> None:
         await s.closed("a")
 
 
-@scenario(
-    "S-39",
-    "endless stream: byte limit",
-    over=(NATIVE,),
-    missing="RESILIENCE: no byte limit of a stream: 80 MB are relayed to their end",
-)
+@scenario("S-39", "endless stream: byte limit", over=(NATIVE,))
 async def test_s39_bytes(row: Row) -> None:
     async def floods(peer: Peer) -> None:
         await peer.request()
@@ -1234,12 +1224,7 @@ async def test_s46(row: Row) -> None:
     await together(pair(), alone())
 
 
-@scenario(
-    "S-46",
-    "stub does not read: a limit for sending",
-    missing="RESILIENCE: no send limit (30 s): the request waits for the limit of the first byte, and is told that one "
-    "(here: timeout.send_s and the code upstream_send_timeout)",
-)
+@scenario("S-46", "stub does not read: a limit for sending")
 async def test_s46_send(row: Row) -> None:
     async with row.stage({"script": deaf, "timeout": {"first_byte_s": 2.0, "send_s": 0.3}}) as s:
         got = await s.ask(body=chat(content="x" * 10_000_000))
@@ -1247,13 +1232,7 @@ async def test_s46_send(row: Row) -> None:
         row.took(got.took_s, 0.4, 0.3)
 
 
-@scenario(
-    "S-47",
-    "one slow of five",
-    over=(NATIVE,),
-    missing="RESILIENCE: resilience.breaker.latency_factor has no effect: nothing calls Breakers.slow, the slow one "
-    "keeps its fifth",
-)
+@scenario("S-47", "one slow of five", over=(NATIVE,))
 async def test_s47(row: Row) -> None:
     def paced(seconds: float) -> Script:
         async def script(peer: Peer) -> None:

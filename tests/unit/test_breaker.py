@@ -409,6 +409,24 @@ def test_every_step_of_the_machine(state: str, event: str, when: str) -> None:  
 
 @pytest.mark.parametrize("when", TIMES)
 @pytest.mark.parametrize("state", STATES)
+def test_every_step_after_a_slow_answer(state: str, when: str) -> None:  # R58
+    """The event that takes others to compare with: it opens what is closed, and nothing else moves."""
+    rig = Rig(new_table(), BreakerSettings(latency_factor=5))
+    now = NOW + TIMES[when]
+    for row in POOL:
+        for _ in range(50):
+            rig.table.record(row, 0, -1, 50_000 if row else 5_000_000, int(now * NANOS))
+    before = STATES[state]
+    rig.put(before)
+    shut = state in ("open", "half-open", "by hand")
+    assert rig.breakers.slow(0, now, POOL) is not shut
+    n = 1 if state == "closed" or when == "long after" else 4
+    assert rig.table.breaker(0) == before if shut else rig.at(0, now) == (OPEN, n, 30.0 * n)
+    rig.table.close()
+
+
+@pytest.mark.parametrize("when", TIMES)
+@pytest.mark.parametrize("state", STATES)
 def test_what_it_says_of_itself(rig: Rig, state: str, when: str) -> None:
     rig.put(STATES[state])
     now = NOW + TIMES[when]

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.resilience.budget import SLOTS, Budget, hedge_budget, retry_budget
+from slipstream.config.schema import HedgeFile
+from slipstream.config.snapshot import HedgeSpec
+from slipstream.resilience.budget import HEDGE_RATIO, SLOTS, Budget, hedge_budget, retry_budget
 from tests.pace import soon
 
 fuzz = settings(deadline=None, derandomize=True, max_examples=200)
@@ -38,13 +40,18 @@ def test_retries_are_a_fifth_of_the_requests_and_ten_per_second() -> None:  # Q0
     assert spend_all(budget, 1000.0) == 100
 
 
-def test_hedges_are_a_twentieth_and_nothing_is_free() -> None:  # Q14
+def test_hedges_are_eight_in_a_hundred_and_nothing_is_free() -> None:  # Q14
     budget = hedge_budget()
-    for _ in range(19):
+    for _ in range(12):
         budget.request(5.0)
         assert not budget.try_spend(5.0)
-    budget.request(5.0)
-    assert spend_all(budget, 5.0) == 1
+    for _ in range(88):
+        budget.request(5.0)
+    assert spend_all(budget, 5.0) == 8
+
+
+def test_the_configuration_has_the_same_share_for_hedges() -> None:  # Q14
+    assert HedgeFile().budget_share == HedgeSpec().budget_share == HEDGE_RATIO
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,14 @@ providers:
   - {name: b, api_base: http://b/v1, api_key: ${K}, models: [pub, "gpt-4*"], timeout: {total_s: 8}, price: {input: 1}}
   - {name: c, type: vllm, api_base: http://c/v1, models: ["gpt*"]}
   - {name: d, type: vllm, api_base: http://d/v1}
-routing: {retries: 1, fallbacks: {pub: [gpt-4o]}}
+routing: {retries: 1, fallbacks: {pub: [gpt-4o]}, on_disconnect: {pub: {finish_after_tokens: 5}}}
 """
     shown = describe(load(tmp_path, text, {"K": CANARY}).snapshot)
     assert CANARY not in shown
     assert CANARY[:6] not in shown
     for part in ("0.0.0.0:8080", "key required", "1 retry", "X-Team: ***", "total 8 s", "then: gpt-4o", "price 1 in"):
         assert part in shown
+    assert shown.count("read to the end when the client leaves after 5 tokens") == 1
     routes = shown.split("models:\n")[1]
     assert re.findall(r"(\S+) %  (.*)", routes) == [
         ("50.00", "a as up"), ("25.00", "b"), ("25.00", "d"),
@@ -96,13 +97,16 @@ def test_json_schema() -> None:
         yaml.safe_load(quoted),
         yaml.safe_load(ONE),
         {"providers": [{"name": "m", "type": "mock", "weight": "${W:-1}", "mock": {"seed": None, "error_rate": 0.5}}],
-         "server": {"cors": {"origins": ["*"]}, "log_level": "info", "port": "${PORT}"}, "verify_ssl": "${V}"},
+         "server": {"cors": {"origins": ["*"]}, "log_level": "info", "port": "${PORT}"}, "verify_ssl": "${V}",
+         "routing": {"on_disconnect": {"m": "cancel", "n*": "finish", "*": {"finish_after_tokens": 5}}}},
     ]  # fmt: skip
     bad: list[Any] = [
         {}, [], {"providers": []}, {"providers": [{}]}, {"providers": [{"name": "a", "wieght": 1}]},
         {"providers": [{"name": "a", "weight": -1}]}, {"providers": [{"name": "a"}], "verify_ssl": "maybe"},
         {"providers": [{"name": "a", "headers": {"x": 1}}]}, {"providers": [{"name": "a", "timeout": {"total_s": 0}}]},
         {"providers": [{"name": "a"}], "routing": {"policy": "x"}},
+        {"providers": [{"name": "a"}], "routing": {"on_disconnect": {"m": "stop"}}},
+        {"providers": [{"name": "a"}], "routing": {"on_disconnect": {"m": {"finish_after_tokens": 0}}}},
     ]  # fmt: skip
     assert [valid(value, schema, schema) for value in good] == [True] * len(good)
     assert [valid(value, schema, schema) for value in bad] == [False] * len(bad)

@@ -13,8 +13,9 @@ from slipstream.config.environment import demo_snapshot
 from slipstream.config.expand import expand, parse_env_file
 from slipstream.config.load import Loaded, Overrides, load_snapshot
 from slipstream.config.schema import ServerFile
-from slipstream.config.snapshot import Cors, Price, ProviderType, ServerSpec, Timeouts
+from slipstream.config.snapshot import Cors, Price, ProviderType, RoutingSpec, ServerSpec, Timeouts
 from slipstream.errors import ConfigError
+from slipstream.types import FailureClass
 
 SYSTEM_C = """\
 server: {host: 0.0.0.0, port: 18000, master_api_key: ${MASTER_API_KEY}}
@@ -119,12 +120,15 @@ def test_every_native_key(tmp_path: Path) -> None:
             models: [gpt-4o, "gpt-4*"]
             price: {input: 2.5, output: 1e1}
             max_connections: 7
+            timeout: {send_s: 4}
           - {<<: *base, name: b, weight: 0}
           - name: m
             type: mock
             models: [demo]
             mock: {mean_latency_ms: 5, seed: null, cost_per_1k_tokens_usd: 0.002}
-        routing: {policy: canary, retries: 1, fallbacks: {gpt-4o: [demo]}}
+        routing: {policy: canary, retries: 1, fallbacks: {gpt-4o: [demo]}, on_disconnect: {gpt-4o: finish, demo: cancel,
+          "gpt-4*": {finish_after_tokens: 9}},
+          retry_on: [connect, rate_limited]}
         verify_ssl: false
         ca_file: ca.pem
         """,
@@ -145,6 +149,10 @@ def test_every_native_key(tmp_path: Path) -> None:
     assert m.price == Price(2.0, 2.0)
     assert a.mock is None
     assert dict(snapshot.routing.fallbacks) == {"gpt-4o": ("demo",)}
+    assert snapshot.routing.retry_on == {FailureClass.CONNECT, FailureClass.RATE_LIMITED}
+    assert RoutingSpec().retry_on is None
+    assert snapshot.routing.on_disconnect == {"gpt-4o": 0, "demo": None, "gpt-4*": 9}
+    assert (a.timeouts.send_s, m.timeouts.send_s) == (4.0, 30.0)
 
 
 def test_cors_switch(tmp_path: Path) -> None:

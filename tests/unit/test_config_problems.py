@@ -122,6 +122,15 @@ def test_all_mistakes_of_a_file_in_one_go() -> None:
             "config.yaml:4: server.workers: written twice (first on line 3)",
         ),
         (ONE + "? [a]\n: b\n", "config.yaml:2: <key>: unknown key"),
+        (
+            ONE + "routing: {on_disconnect: {m: finsh}}\n",
+            "config.yaml:2: routing.on_disconnect.m: 'finsh' is not known, did you mean 'finish'?",
+        ),
+        (
+            ONE + "routing: {on_disconnect: {m: {finish_after_tokens: 0}}}\n",
+            "config.yaml:2: routing.on_disconnect.m.finish_after_tokens: is out of range",
+        ),
+        (ONE + "routing: {on_disconnect: {'a*b': finish}}\n", "config.yaml:2: routing.on_disconnect.<key>: '*' is"),
         (ONE + "routing: {fallbacks: {gpt: [gpt]}}\n", "config.yaml:2: routing.fallbacks.gpt[0]: a model cannot"),
     ],
 )

@@ -41,8 +41,8 @@ RESET = TransportError()
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("slipstream.request").setLevel(logging.CRITICAL)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "slipstream.request")
 
 
 def broken_stream_is_honest(exchange: Any) -> Any:

@@ -387,6 +387,17 @@ def test_a_request_keeps_the_configuration_it_started_with() -> None:  # R81, R4
     run_virtual(main())
 
 
+def test_another_limit_for_sending_is_another_transport() -> None:  # R17: it is the transport that keeps it
+    async def main() -> None:
+        world = World({"a": [ok()]})
+        old = world.upstreams["a"]
+        assert world.runtime.swap(snapshot(spec("a", timeouts=Timeouts(idle_s=1.0)))) == []
+        world.upstreams["a"] = FakeUpstream(ok())
+        assert world.runtime.swap(snapshot(spec("a", timeouts=Timeouts(send_s=1.0)))) == [old]
+
+    run_virtual(main())
+
+
 def test_a_transport_in_use_outlives_two_reloads() -> None:  # R42
     """Taken over by the second generation, dropped by the third, and still in use by a request of the first."""
 

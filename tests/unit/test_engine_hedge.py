@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from slipstream.config.snapshot import BreakerSpec, HedgeSpec, Price, ResilienceSpec
+from slipstream.engine.exchange import ClientGone
 from slipstream.obs.families import COST, HEDGES, TOKENS
 from slipstream.types import Endpoint
 from slipstream.wire.request import peek
@@ -208,3 +209,16 @@ def test_repeatable_is_decided_from_the_request() -> None:
 
     assert repeatable(peek(Endpoint.CHAT, request_body()))
     assert not repeatable(peek(Endpoint.RESPONSES, json.dumps({"model": "m", "input": "x"}).encode()))
+
+
+@pytest.mark.parametrize("call", ["begin", "write2", "end"])
+def test_a_client_that_a_write_finds_gone_is_in_the_accounts(call: str) -> None:  # R8: of the one that answered
+    async def main() -> None:
+        w = world({"a": [slow(stream())], "b": [stream()]})
+        with pytest.raises(ClientGone):
+            await w.ask(stream=True, gone_at=call)
+        assert w.finished == {"499": 1}
+        assert set(w.counted(COST)) == {("a",), ("b",)}
+        w.settled_once()
+
+    run_virtual(main())

@@ -38,8 +38,8 @@ LIMITS = Timeouts(connect_s=5, first_byte_s=30, idle_s=60, total_s=100)
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("slipstream.request").setLevel(logging.CRITICAL)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "slipstream.request")
 
 
 # ---- limits ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def test_a_stream_that_flows_gets_none() -> None:
     run_virtual(main())
 
 
-def test_silence_between_events() -> None:
+def test_silence_between_events() -> None:  # R19
     """At most two intervals of silence; between whole events; the events themselves are untouched."""
 
     async def main() -> None:
@@ -36,7 +36,7 @@ def test_silence_between_events() -> None:
     run_virtual(main())
 
 
-def test_silence_before_the_first_content_begins_the_answer() -> None:
+def test_silence_before_the_first_content_begins_the_answer() -> None:  # R19
     async def main() -> None:
         world = World({"a": [stream(40.0, *GOOD_STREAM)]}, heartbeat_s=15.0)
         exchange = await world.ask(stream=True)
@@ -48,7 +48,7 @@ def test_silence_before_the_first_content_begins_the_answer() -> None:
     run_virtual(main())
 
 
-def test_a_failure_before_the_first_heartbeat_has_its_status() -> None:
+def test_a_failure_before_the_first_heartbeat_has_its_status() -> None:  # R19
     async def main() -> None:
         world = World({"a": [stream(10.0, error_event(500))]}, heartbeat_s=15.0, retries=0)
         exchange = await world.ask(stream=True)

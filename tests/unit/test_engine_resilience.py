@@ -10,7 +10,8 @@ import pytest
 from slipstream.config.snapshot import BreakerSpec, LimitsSpec, ResilienceSpec, RetrySpec, Timeouts
 from slipstream.engine import relay
 from slipstream.engine.pipeline import serve
-from slipstream.obs.families import EJECTED, RETRY_BUDGET_EXHAUSTED
+from slipstream.errors import ConnectFailed
+from slipstream.obs.families import EJECTED, OVERHEAD, QUEUE_WAIT, RETRY_BUDGET_EXHAUSTED
 from slipstream.types import Endpoint
 from tests.fakes import (
     GOOD_STREAM,
@@ -35,7 +36,7 @@ def models(*names: str) -> Any:
 # ---- everybody rests (S-27, R52, Q11) --------------------------------------------------------------------------------
 
 
-def test_when_all_are_at_their_limit_the_client_is_told_when_to_come_back() -> None:
+def test_when_all_are_at_their_limit_the_client_is_told_when_to_come_back() -> None:  # R52, Q11
     async def main() -> None:
         world = World({"a": [refuse(429, retry_after="20")], "b": [refuse(429, retry_after="7")]})
         first = await world.ask()
@@ -60,12 +61,74 @@ def test_who_only_just_failed_is_better_than_nobody() -> None:  # S-109
     run_virtual(main())
 
 
+def refused() -> Plan:
+    return Plan(fail=ConnectFailed("no connection to the provider could be made"))
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_an_outage_of_all_is_told_as_one_until_the_first_success(names: str) -> None:
+    """S-110, R52: not as the last attempt's failure, and with a time to come back; but each request asks."""
+
+    async def main() -> None:
+        world = World({name: [refused() for _ in range(60)] + [ok()] for name in names}, retries=1)
+        statuses = []
+        for _ in range(12):
+            loop_now().now += 1.0
+            exchange = await world.ask()
+            statuses.append(exchange.status)
+        assert statuses[0] == 502
+        assert statuses == sorted(statuses)
+        assert statuses[-1] == 503
+        assert exchange.json["error"]["code"] == "no_provider"
+        assert exchange.json["error"]["type"] == "overloaded_error"
+        assert 1 <= int(exchange.headers["Retry-After"]) <= 60
+        before = sum(world.asked.values())
+        assert (await world.ask()).status == 503
+        assert sum(world.asked.values()) > before, "a guess about health turns nobody away"
+        for upstream in world.upstreams.values():
+            upstream.plans[:] = [ok()]
+        assert (await world.ask()).status == 200
+        for upstream in world.upstreams.values():
+            upstream.plans[:] = [refused() for _ in range(9)]
+        assert (await world.ask()).status == 502
+        world.settled_once(15)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("plan", [refuse(500), refuse(429)], ids=str)
+def test_who_answers_is_no_outage(plan: Plan) -> None:
+    """S-110 is of those who cannot be reached; what a provider says itself is passed on."""
+
+    async def main() -> None:
+        world = World({"a": [plan]}, retries=0)
+        for _ in range(12):
+            loop_now().now += 70.0
+            assert (await world.ask()).status == plan.status
+
+    run_virtual(main())
+
+
+def test_who_is_left_of_the_pool_is_no_outage() -> None:
+    """S-110: one of them was well a moment ago, so its failure is the answer."""
+
+    async def main() -> None:
+        world = World({"a": [refused() for _ in range(60)], "b": [ok() for _ in range(12)]}, retries=1)
+        for _ in range(12):
+            loop_now().now += 1.0
+            assert (await world.ask()).status == 200
+        world.upstreams["b"].plans[:] = [refused() for _ in range(9)]
+        assert (await world.ask()).status == 502
+
+    run_virtual(main())
+
+
 # ---- breakers (Q02, Q04, R57, R58) -----------------------------------------------------------------------------------
 
 QUICK = ResilienceSpec(breaker=BreakerSpec(consecutive=3, cooldown_s=30.0, ramp_s=0.0))
 
 
-def test_a_target_that_keeps_failing_is_shut_and_one_request_tries_it_again() -> None:
+def test_a_target_that_keeps_failing_is_shut_and_one_request_tries_it_again() -> None:  # Q02, Q04
     async def main() -> None:
         world = World({"a": [refuse(500)] * 4 + [ok()], "b": [ok()]}, resilience=QUICK)
         for _ in range(3):
@@ -91,7 +154,7 @@ def test_a_target_that_keeps_failing_is_shut_and_one_request_tries_it_again() ->
     run_virtual(main())
 
 
-def test_the_only_target_is_never_shut() -> None:
+def test_the_only_target_is_never_shut() -> None:  # Q02
     async def main() -> None:
         world = World({"a": [refuse(500)] * 30 + [ok()]}, resilience=QUICK, retries=0)
         for _ in range(30):
@@ -140,7 +203,7 @@ def test_turned_off_it_never_opens() -> None:
 # ---- budget and back-off (Q05, Q09) ----------------------------------------------------------------------------------
 
 
-def test_retries_stay_within_their_share() -> None:
+def test_retries_stay_within_their_share() -> None:  # Q05
     async def main() -> None:
         spare = ResilienceSpec(breaker=BreakerSpec(enabled=False), retry=RetrySpec(budget_share=0.2, budget_per_s=0.0))
         world = World({"a": [refuse(500)], "b": [refuse(500)]}, resilience=spare)
@@ -153,7 +216,7 @@ def test_retries_stay_within_their_share() -> None:
     run_virtual(main())
 
 
-def test_the_next_target_is_asked_after_a_moment_and_not_at_once() -> None:
+def test_the_next_target_is_asked_after_a_moment_and_not_at_once() -> None:  # Q09
     async def main() -> None:
         world = World({"a": [refuse(500)], "b": [ok()]})
         for _ in range(10):
@@ -181,7 +244,7 @@ FILTERED = "The response was filtered due to the prompt triggering content manag
         (400, "bad tool", "context_fallbacks", False),
     ],
 )
-def test_each_failure_has_its_own_chain(status: int, message: str, chain: str, answers: bool) -> None:
+def test_each_failure_has_its_own_chain(status: int, message: str, chain: str, answers: bool) -> None:  # R16
     async def main() -> None:
         world = World(
             {"a": [refuse(status, message)], "b": [ok()]},
@@ -217,7 +280,7 @@ def test_a_filtered_prompt_has_its_own_chain() -> None:
 # ---- places (Q01, R32) -----------------------------------------------------------------------------------------------
 
 
-def test_a_full_provider_is_stepped_over_and_then_refused() -> None:
+def test_a_full_provider_is_stepped_over_and_then_refused() -> None:  # R32, Q01
     limits = LimitsSpec(max_in_flight=1, queue=0)
 
     async def main() -> None:
@@ -247,6 +310,25 @@ def test_a_short_wait_for_a_place_is_no_failure() -> None:
         tasks = [asyncio.ensure_future(world.ask()) for _ in range(2)]
         assert [(await task).status for task in tasks] == [200, 200]
         world.settled_once(2)
+        *buckets, total_ns = world.series(QUEUE_WAIT)[("a",)]
+        assert (sum(buckets), total_ns) == (1, 500_000_000), "the one that waited"
+        assert world.series(OVERHEAD)[()][-1] == 0, "a wait is none of our own time (R38)"
+
+    run_virtual(main())
+
+
+def test_a_wait_in_vain_is_measured_and_is_not_our_own_time_where_another_target_answers() -> None:  # R38
+    async def main() -> None:
+        world = World(
+            {"a": [Plan(wait_s=5.0, steps=ok().steps)], "b": [ok(), ok(), ok(), ok()]},
+            make=lambda name, **kw: spec(name, limits=LimitsSpec(max_in_flight=1, queue=1), **kw),
+        )
+        tasks = [asyncio.ensure_future(world.ask()) for _ in range(4)]
+        assert {(await task).status for task in tasks} == {200}
+        *buckets, total_ns = world.series(QUEUE_WAIT)[("a",)]
+        assert sum(buckets) == 1
+        assert total_ns == pytest.approx(1e9, rel=0.02)
+        assert world.series(OVERHEAD)[()][-1] == 0
 
     run_virtual(main())
 
@@ -280,7 +362,7 @@ async def fire(world: World, *, asked_s: float | None = None, streamed: bool = F
     return exchange
 
 
-def test_the_clients_deadline_is_the_total_and_nobodys_fault() -> None:
+def test_the_clients_deadline_is_the_total_and_nobodys_fault() -> None:  # Q18
     async def main() -> None:
         world = World({"a": [Plan(wait_s=HANG)], "b": [ok()]}, resilience=QUICK)
         while world.asked["a"] < 5:
@@ -295,7 +377,7 @@ def test_the_clients_deadline_is_the_total_and_nobodys_fault() -> None:
     run_virtual(main())
 
 
-def test_a_longer_deadline_than_ours_changes_nothing() -> None:
+def test_a_longer_deadline_than_ours_changes_nothing() -> None:  # Q18
     async def main() -> None:
         world = World({"a": [Plan(wait_s=HANG)]}, timeouts=Timeouts(total_s=3.0))
         exchange = await fire(world, asked_s=60.0)

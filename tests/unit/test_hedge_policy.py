@@ -146,12 +146,12 @@ def test_without_a_minimum_of_samples_there_must_still_be_one(table: Table) -> N
 # ---- what it costs ---------------------------------------------------------------------------------------------------
 
 
-def test_a_twentieth_over_a_minute_and_nothing_free() -> None:
+def test_eight_in_a_hundred_over_a_minute_and_nothing_free() -> None:  # Q14
     policy = HedgePolicy(ON)
     assert not policy.try_spend(100.0)
     for _ in range(200):
         policy.request(100.0)
-    assert [policy.try_spend(101.0) for _ in range(11)] == [True] * 10 + [False]
+    assert [policy.try_spend(101.0) for _ in range(17)] == [True] * 16 + [False]
 
 
 def test_the_settings_of_the_budget() -> None:
@@ -180,10 +180,11 @@ class Run(NamedTuple):
 
 
 def simulate(
-    table: Table, policy: HedgePolicy, draw: Callable[[float], float], marked: bool, seconds: int = 200
+    table: Table, policy: HedgePolicy, draw: Callable[[float], float], seconds: int = 200, *, marked: bool = False
 ) -> Run:
     """100 requests a second, each sent to ``a``, and to ``b`` when its delay is over and the budget allows. ``draw``:
-    the time to first token of an attempt begun at a time. ``marked``: a cancelled loser leaves the time it waited."""
+    the time to first token of an attempt begun at a time. ``marked``: a cancelled loser leaves the time it waited,
+    which it does not in the engine."""
     seen: list[float] = []
     delays: list[float] = []
     delay: float | None = None
@@ -241,11 +242,11 @@ def hiccups(shape: Shape, seed: int) -> Callable[[float], float]:
 @pytest.mark.parametrize("shape", SHAPES, ids=["uniform", "lognormal"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_tail_is_cut_for_a_twentieth_more(table: Table, shape: Shape, seed: int) -> None:  # Q14
-    plain = simulate(table, HedgePolicy(), hiccups(shape, seed), marked=True)
+    plain = simulate(table, HedgePolicy(), hiccups(shape, seed))
     assert plain.hedges == 0
     assert quantile(plain.ttft, 0.995) > 5
     table.forget_times(1)
-    hedged = simulate(table, HedgePolicy(ON), hiccups(shape, seed), marked=True)
+    hedged = simulate(table, HedgePolicy(ON), hiccups(shape, seed))
     assert len(hedged.ttft) == len(plain.ttft) == 20_000
     assert quantile(hedged.ttft, 0.995) < 2 * quantile(plain.ttft, 0.95)
     assert 0.02 * 20_000 < hedged.hedges <= 0.05 * 20_000
@@ -253,21 +254,40 @@ def test_the_tail_is_cut_for_a_twentieth_more(table: Table, shape: Shape, seed: 
     assert p95 * 0.99 <= quantile(hedged.delays[-5000:], 0.5) <= p95 * ROUGH, "the delay stays where it began"
 
 
-def test_losers_that_leave_no_mark_let_the_delay_sink(table: Table) -> None:
-    """Why the engine has to record them."""
-    marked = simulate(table, HedgePolicy(ON), hiccups(SHAPES[1], 1), marked=True)
+def one_in_twenty(seed: int) -> Callable[[float], float]:
+    """About 40 ms with a p95 of 60, and ten times that in one of twenty: what bench/hedge.py measures with."""
+    chance = random.Random(seed)
+    return lambda _now: 0.0385 * chance.lognormvariate(0, 0.28) * (10 if chance.random() < 0.05 else 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_p99_falls_by_60_percent_for_8_percent_more(table: Table, seed: int) -> None:
+    """Q14 with the defaults, where as many are slow as the percentile leaves out: neither does the delay end up between
+    the quick and the slow ones, nor does the budget run out for some of the slowest."""
+    plain = simulate(table, HedgePolicy(), one_in_twenty(seed), seconds=60)
     table.forget_times(1)
-    unmarked = simulate(table, HedgePolicy(ON), hiccups(SHAPES[1], 1), marked=False)
-    assert quantile(unmarked.delays[-5000:], 0.5) < quantile(marked.delays[-5000:], 0.5)
-    assert unmarked.hedges > 1.1 * marked.hedges
+    hedged = simulate(table, HedgePolicy(ON), one_in_twenty(seed), seconds=120)
+    assert quantile(hedged.ttft[2000:], 0.99) < 0.4 * quantile(plain.ttft, 0.99)
+    assert 0.05 * 12_000 < hedged.hedges <= 0.08 * 12_000
+
+
+def test_losers_that_leave_no_mark_cost_some_hedges_more_and_not_ever_more(table: Table) -> None:
+    """What the delay is without the losers: lower than with them, but not sinking."""
+    free = HedgeSettings(enabled=True, ratio=1.0)
+    marked = simulate(table, HedgePolicy(free), hiccups(SHAPES[1], 1), marked=True)
+    table.forget_times(1)
+    unmarked = simulate(table, HedgePolicy(free), hiccups(SHAPES[1], 1))
+    assert quantile(unmarked.delays[-5000:], 0.5) <= quantile(marked.delays[-5000:], 0.5)
+    assert 1.1 * marked.hedges < unmarked.hedges < 1.6 * marked.hedges
+    assert quantile(unmarked.delays[-5000:], 0.5) > 0.9 * quantile(unmarked.delays[5000:10_000], 0.5)
 
 
 def test_a_target_that_is_slow_all_at_once_is_not_asked_twice_as_often(table: Table) -> None:
     """Every request is over the percentile of the minute before; only the budget holds then."""
     chance = random.Random(9)
     policy = HedgePolicy(ON)
-    run = simulate(table, policy, lambda now: chance.uniform(0.05, 0.15) * (1 if now < 100 else 20), marked=True)
-    assert 0 < run.hedges <= 0.05 * 20_000
+    run = simulate(table, policy, lambda now: chance.uniform(0.05, 0.15) * (1 if now < 100 else 20))
+    assert 0 < run.hedges <= 0.08 * 20_000
 
 
 # ---- x-request-timeout -----------------------------------------------------------------------------------------------

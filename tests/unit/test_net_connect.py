@@ -75,7 +75,7 @@ def test_nobody_listens(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_a_connect_that_hangs_has_its_own_limit(kind: str) -> None:
+def test_a_connect_that_hangs_has_its_own_limit(kind: str) -> None:  # R18
     async def main() -> None:
         with full_backlog() as (host, port):
             async with client(f"http://{host}:{port}/v1", kind) as c:
@@ -91,7 +91,7 @@ def test_a_connect_that_hangs_has_its_own_limit(kind: str) -> None:
     run(main())
 
 
-def test_nobody_waits_for_another_ones_connect() -> None:
+def test_nobody_waits_for_another_ones_connect() -> None:  # R18
     async def main() -> None:
         with full_backlog() as (host, port):
             async with upstream(answers(ok())) as up, client(f"http://name.test:{up.port}/v1") as c:
@@ -127,6 +127,8 @@ def test_a_name_that_is_not_known() -> None:
 
 
 def test_one_lookup_serves_all_that_wait_and_the_last_good_answer_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q21"""
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(ok())

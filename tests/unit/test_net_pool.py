@@ -54,7 +54,7 @@ def test_most_recently_used_first() -> None:
 
 
 def test_idle_connections_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R39: the ones that are not needed, while one that is used stays."""
+    """R39, Q20: the ones that are not needed, while one that is used stays."""
     monkeypatch.setattr(pool_module, "IDLE_S", 0.2)
 
     async def main() -> None:
@@ -76,7 +76,7 @@ def test_idle_connections_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
-def test_connections_grow_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_grow_old(monkeypatch: pytest.MonkeyPatch) -> None:  # Q21
     async def main() -> None:
         async with upstream(echo) as up, client(up.url) as c:
             await c.whole()
@@ -104,7 +104,7 @@ def test_keepalive_probes_are_on() -> None:
 # ------------------------------------------------------------------ replay (R40)
 @pytest.mark.parametrize("how", ["fin", "rst"])
 def test_ten_thousand_requests_to_an_upstream_that_closes_idle_connections(how: str) -> None:
-    """Every fifth connection is closed a random moment after its answer: nobody sees it."""
+    """R40, Q20: every fifth connection is closed a random moment after its answer: nobody sees it."""
     rng = random.Random(40)
 
     async def script(peer: Peer) -> None:
@@ -134,7 +134,7 @@ def test_ten_thousand_requests_to_an_upstream_that_closes_idle_connections(how: 
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_replayed_once_and_on_a_fresh_connection(kind: str) -> None:
+def test_replayed_once_and_on_a_fresh_connection(kind: str) -> None:  # R40, Q20
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(ok())
@@ -161,7 +161,7 @@ def test_replayed_once_and_on_a_fresh_connection(kind: str) -> None:
 
 
 @pytest.mark.parametrize("begin", [b"H", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", b"HTTP/1.1 100 C\r\n\r\n"])
-def test_never_sent_again_once_a_byte_has_come(begin: bytes) -> None:
+def test_never_sent_again_once_a_byte_has_come(begin: bytes) -> None:  # R40, Q20
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(ok())

@@ -51,6 +51,47 @@ def server_tls(certificates: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="the kernel does not tell")
+def test_who_does_not_read_through_tls(server_tls: ssl.SSLContext) -> None:
+    """S-46: what was encrypted and waits below is unsent, too."""
+
+    async def deaf(peer: Peer) -> None:
+        peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(3.0)
+
+    async def main() -> None:
+        async with (
+            upstream(deaf, server_tls) as up,
+            client(f"https://localhost:{up.port}/", verify=False, send_s=0.2) as c,
+        ):
+            with pytest.raises(UpstreamTimeout, match="send limit"):
+                await c.send(b"x" * 20_000_000)
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="the kernel does not tell")
+def test_an_answer_before_the_end_of_the_request_through_tls(server_tls: ssl.SSLContext) -> None:
+    """S-45: the next request does not wait behind the rest of the last one; after one that was read it goes on."""
+
+    async def early(peer: Peer) -> None:
+        if peer.number == 0:
+            await peer.reader.readuntil(b"\r\n\r\n")
+            peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await peer.send(ok())
+            await peer.reader.read()
+        while await peer.request() is not None:
+            await peer.send(ok())
+
+    async def main() -> None:
+        async with upstream(early, server_tls) as up, client(f"https://localhost:{up.port}/", verify=False) as c:
+            for size in (20_000_000, 2, 1_000_000, 2):
+                assert await c.whole(b"x" * size) == (200, b"{}")
+            assert len(up.peers) == 2
+
+    run(main())
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_certificates_are_verified(kind: str, certificates: Path, server_tls: ssl.SSLContext) -> None:
     ca = str(certificates / "ca.pem")

@@ -610,7 +610,7 @@ def test_a_worker_does_not_inherit_what_a_killed_one_left_in_its_slot(tables: Ta
 
 
 def test_a_table_without_room_drops_and_counts_what_it_dropped(tables: Tables) -> None:
-    shared = tables(targets=1, counters=22, histograms=3, pools=1)
+    shared = tables(targets=1, counters=23, histograms=3, pools=1)
     m = Metrics(shared.series)
     assert m.dropped == 0, "what every worker has fits"
     for i in range(50):

@@ -1,10 +1,8 @@
-"""Shedding: lag, memory, what is in flight, and a simulated loop at up to ten times its load (Q15, Q16, Q17, S-103)."""
+"""What a process runs out of: lag, memory; and a target that refuses us (Q16, Q17)."""
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -13,45 +11,17 @@ from hypothesis import strategies as st
 
 from slipstream.resilience.bulkhead import HIGH, LOW, NORMAL
 from slipstream.resilience.shed import (
-    CALM_LAG_S,
     FULL,
-    LAG,
-    MEMORY,
     OK,
-    OVERLOAD,
-    SHARE_MAX,
-    SHED_LAG_S,
     TICK_S,
     TIGHT,
     Lag,
     MemoryCeiling,
-    Shedder,
     Throttle,
-    next_share,
-    share_of,
     throttle_probability,
 )
 
 CLASSES = (HIGH, NORMAL, LOW)
-
-
-def no_memory_limit() -> MemoryCeiling:
-    return MemoryCeiling(0, lambda: 0)
-
-
-class World:
-    """A shedder and what it looks at."""
-
-    def __init__(self, *, limit_bytes: int = 1000, max_in_flight: int = 0) -> None:
-        self.rss = 0
-        self.in_flight = 1
-        self.die = 0.5
-        self.shedder = Shedder(
-            Lag(), MemoryCeiling(limit_bytes, lambda: self.rss), lambda: self.in_flight, max_in_flight, lambda: self.die
-        )
-
-    def why(self, now_s: float) -> list[str | None]:
-        return [self.shedder.why(now_s, priority) for priority in CLASSES]
 
 
 # ---- lag -------------------------------------------------------------------------------------------------------------
@@ -123,7 +93,7 @@ def test_memory_is_read_four_times_a_second() -> None:  # Envoy: each 0.25 s
     ceiling = MemoryCeiling(1000, read)
     for n in range(10_000):
         now = n * 0.001
-        assert ceiling.level(now) == OK
+        assert ceiling.read(now) == OK
     assert len(reads) == 40
     assert all(b - a >= 0.25 - 1e-9 for a, b in pairwise(reads))
     assert ceiling.rss == 500
@@ -133,191 +103,41 @@ def test_without_a_limit_memory_is_not_read() -> None:
     def read() -> int:
         raise AssertionError("read")
 
-    assert MemoryCeiling(0, read).level(5.0) == OK
+    assert MemoryCeiling(0, read).read(5.0) == OK
 
 
 def test_the_steps_and_the_way_back() -> None:  # Q17
-    world = World()
-    ceiling = world.shedder.memory
     levels = []
-    for n, rss in enumerate((0, 919, 920, 949, 950, 2000, 949, 920, 919, 949, 950, 100)):
-        world.rss = rss
-        levels.append(ceiling.level(float(n)))
+    rss = [0]
+    ceiling = MemoryCeiling(1000, lambda: rss[0])
+    for n, held in enumerate((0, 919, 920, 949, 950, 2000, 949, 920, 919, 949, 950, 100)):
+        rss[0] = held
+        levels.append(ceiling.read(float(n)))
+        assert ceiling.level == levels[-1]
     assert levels == [OK, OK, TIGHT, TIGHT, FULL, FULL, FULL, FULL, OK, TIGHT, FULL, OK]
 
 
-def test_memory_sheds_low_first() -> None:
-    world = World()
-    world.rss = 930
-    assert world.why(0.0) == [None, None, MEMORY]
-    world.rss = 960
-    assert world.why(1.0) == [MEMORY] * 3
-    world.rss = 930
-    assert world.why(2.0) == [MEMORY] * 3
-    world.rss = 900
-    assert world.why(3.0) == [None] * 3
+def test_low_requests_are_refused_first() -> None:
+    rss = [0]
+    ceiling = MemoryCeiling(1000, lambda: rss[0])
+
+    def refused(held: int, now_s: float) -> list[bool]:
+        rss[0] = held
+        ceiling.read(now_s)
+        return [ceiling.refuses(priority, 1) for priority in CLASSES]
+
+    assert refused(930, 0.0) == [False, False, True]
+    assert refused(960, 1.0) == [True] * 3
+    assert refused(930, 2.0) == [True] * 3
+    assert refused(900, 3.0) == [False] * 3
 
 
 def test_with_nothing_in_flight_one_is_taken_in() -> None:
     """Memory that was freed may never go back to the system: to refuse all would be for ever."""
-    world = World()
-    world.rss = 2000
-    world.in_flight = 0
-    assert world.why(0.0) == [None] * 3
-    world.in_flight = 1
-    assert world.why(0.0) == [MEMORY] * 3
-
-
-# ---- lag sheds a share -----------------------------------------------------------------------------------------------
-
-
-def test_the_share_grows_with_the_lag_and_shrinks_in_calm() -> None:  # Q16: from 100 ms
-    assert next_share(0.0, SHED_LAG_S - 1e-9) == 0.0
-    assert next_share(0.0, SHED_LAG_S) == pytest.approx(0.1)
-    assert next_share(0.0, 0.3) == pytest.approx(0.3)
-    assert next_share(0.0, 60.0) == 0.5, "one stop is no reason to refuse all"
-    assert next_share(0.5, 60.0) == SHARE_MAX
-    assert next_share(0.5, CALM_LAG_S) == pytest.approx(0.49)
-    assert next_share(0.5, 0.0) == pytest.approx(0.45)
-    assert next_share(0.01, 0.0) == 0.0
-
-
-def test_in_calm_all_is_forgotten_in_two_seconds_and_near_it_in_ten() -> None:  # Q15: within 5 s after the load
-    for lag_s, ticks in ((0.0, 20), (0.07, 98)):
-        share = SHARE_MAX
-        for _ in range(ticks):
-            share = next_share(share, lag_s)
-        assert share == pytest.approx(0.0, abs=1e-9)
-
-
-@given(st.floats(0, SHARE_MAX), st.floats(0, 1e6))
-def test_the_share_stays_within_its_bounds_and_no_class_is_worse_off_than_a_lower_one(share: float, lag: float) -> None:
-    after = next_share(share, lag)
-    assert 0.0 <= after <= SHARE_MAX
-    high, normal, low = (share_of(after, priority) for priority in CLASSES)
-    assert 0.0 <= high <= normal <= low <= SHARE_MAX
-    assert normal == after
-
-
-def test_a_lagging_loop_refuses_its_share_of_each_class() -> None:
-    world = World()
-    due = world.shedder.tick(0.0)
-    due = world.shedder.tick(due + 0.4)
-    assert world.shedder.share == pytest.approx(0.4)
-    dice = [(n + 0.5) / 1000 for n in range(1000)]
-    refused = [0, 0, 0]
-    for world.die in dice:
-        for priority, why in enumerate(world.why(due)):
-            assert why in (None, LAG)
-            refused[priority] += why is not None
-    assert refused == [0, 400, 800]
-
-
-def test_a_tick_that_is_overdue_counts_for_those_who_come_before_it() -> None:
-    world = World()
-    due = world.shedder.tick(0.0)
-    world.die = 0.05
-    assert world.why(due + 0.099) == [None] * 3
-    assert world.why(due + 0.1) == [None, LAG, LAG]
-    assert world.shedder.share == 0.0, "but only the tick is remembered"
-
-
-# ---- in flight -------------------------------------------------------------------------------------------------------
-
-
-def test_the_cap_with_its_way_back() -> None:
-    world = World(max_in_flight=100)
-    seen = []
-    for world.in_flight in (79, 80, 99, 100, 99, 90, 89, 72, 71, 99, 200):
-        seen.append(world.why(0.0))
-    no, low, all_ = [None] * 3, [None, None, OVERLOAD], [OVERLOAD] * 3
-    assert seen == [no, low, low, all_, all_, all_, low, low, no, low, all_]
-
-
-def test_without_a_cap_any_number_is_fine() -> None:
-    world = World()
-    world.in_flight = 10**6
-    assert world.why(0.0) == [None] * 3
-
-
-def test_memory_comes_before_lag_and_lag_before_the_cap() -> None:
-    world = World(max_in_flight=1)
-    due = world.shedder.tick(0.0)
-    due = world.shedder.tick(due + 10)
-    world.shedder.tick(due + 10)
-    world.die, world.rss = 0.0, 2000
-    assert world.why(due + 10) == [MEMORY] * 3
-    world.rss = 0
-    assert world.why(due + 11) == [LAG] * 3
-    world.die = 0.999
-    assert world.why(due + 10) == [OVERLOAD] * 3
-
-
-# ---- a simulated loop ------------------------------------------------------------------------------------------------
-
-SERVE_S = 0.001
-CAPACITY = 1 / SERVE_S
-PATIENCE_S = 1.0
-Served = list[tuple[float, float]]
-
-
-def event_loop(
-    rate_at: Callable[[float], float], end: float, refuse_s: float, shed: bool
-) -> tuple[Served, list[float]]:
-    """An event loop as it is: all that has come is worked off in one turn, then the timers. One CPU; serving costs 1 ms
-    of it, refusing ``refuse_s``. When each was served and how late, and the lags.
-    """
-    rnd = random.Random(16)
-    shedder = Shedder(Lag(), no_memory_limit(), lambda: 1, 0, rnd.random)
-    now = coming = 0.0
-    due = shedder.tick(now)
-    served: Served = []
-    lags: list[float] = []
-    while now < end:
-        turn: deque[float] = deque()
-        while coming <= now:
-            turn.append(coming)
-            coming += rnd.expovariate(rate_at(coming))
-        if due <= now:
-            due = shedder.tick(now)
-            lags.append(shedder.lag.last_s)
-        elif not turn:
-            now = min(coming, due)
-        for since in turn:
-            if shed and shedder.why(now) is not None:
-                now += refuse_s
-            else:
-                now += SERVE_S
-                served.append((now, now - since))
-    return served, lags
-
-
-def goodput(served: Served, since: float, until: float) -> float:
-    return sum(since <= at < until and took <= PATIENCE_S for at, took in served) / (until - since)
-
-
-@pytest.mark.parametrize(("load", "refuse_s", "least"), [(1.2, 0.00005, 0.95), (2, 0.00005, 0.9), (10, 0.00002, 0.7)])
-def test_goodput_under_overload(load: float, refuse_s: float, least: float) -> None:  # Q15
-    """At 10x a refusal must cost 2 % of an answer: at 10 % there would be no time left for any."""
-    served, _ = event_loop(lambda now: CAPACITY * (load if 5 <= now < 20 else 0.6), 30.0, refuse_s, True)
-    assert goodput(served, 0.0, 5.0) >= 0.95 * 600
-    assert goodput(served, 10.0, 20.0) >= least * CAPACITY
-    assert goodput(served, 5.0, 10.0) >= 0.7 * CAPACITY
-    took = sorted(took for at, took in served if 10 <= at < 20)
-    assert took[int(len(took) * 0.99)] <= 0.4, "a few times the lag from which on is shed"
-    assert goodput(served, 25.0, 30.0) >= 0.95 * 600, "within 5 s after it"
-
-
-def test_without_shedding_all_are_late() -> None:
-    """The naive rival: all are served, and nobody is there any more."""
-    served, _ = event_loop(lambda now: CAPACITY * 2, 10.0, 0.0, False)
-    assert goodput(served, 5.0, 10.0) == 0.0
-
-
-def test_the_rated_load_is_not_touched() -> None:  # Q16
-    served, lags = event_loop(lambda now: CAPACITY * 0.8, 20.0, 0.00005, True)
-    assert sorted(lags)[int(len(lags) * 0.99)] <= 0.02
-    assert goodput(served, 0.0, 20.0) >= 0.98 * 0.8 * CAPACITY
+    ceiling = MemoryCeiling(1000, lambda: 2000)
+    ceiling.read(0.0)
+    assert not any(ceiling.refuses(priority, 0) for priority in CLASSES)
+    assert all(ceiling.refuses(priority, 1) for priority in CLASSES)
 
 
 # ---- a target that refuses us ----------------------------------------------------------------------------------------

@@ -238,6 +238,7 @@ def test_an_undescribed_error_in_a_200(body: bytes) -> None:
         (TransportError(), 502, "upstream_connection_closed"),
         (MalformedReply("m"), 502, "upstream_malformed_response"),
         (UpstreamTimeout("connect", 5), 504, "upstream_connect_timeout"),
+        (UpstreamTimeout("send", 30), 504, "upstream_send_timeout"),
         (UpstreamTimeout("first_byte", 60), 504, "upstream_first_byte_timeout"),
         (UpstreamTimeout("idle", 300), 504, "upstream_idle_timeout"),
         (UpstreamTimeout("total", 600), 504, "upstream_total_timeout"),

@@ -20,13 +20,13 @@ from typing import Any
 
 from tests.aio import DEADLINE_S, until
 from tests.harness import CHAT, Config, Http, Scrape, Served, clean_env, request_bytes, scrape, served, to
-from tests.scenarios.matrix import CANARY, LIMITS, key_of
+from tests.scenarios.matrix import CANARY, PATIENCE, key_of
 from tests.scenarios.talk import chat
 
 
 def entry(base: Any, name: str = "a", **keys: Any) -> Config:
-    """The entry of a provider, with a canary for a key and the shrunk limits."""
-    keys["timeout"] = LIMITS | keys.get("timeout", {})
+    """The entry of a provider, with a canary for a key. Rows about limits of time name theirs."""
+    keys["timeout"] = PATIENCE | keys.get("timeout", {})
     return to(base, name, **{"api_key": key_of(name), "models": ["m"], **keys})
 
 

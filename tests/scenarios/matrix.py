@@ -41,6 +41,8 @@ from tests.upstreams import Script, Up, upstream
 
 LIMITS = {"connect_s": 0.3, "first_byte_s": 0.5, "idle_s": 0.5, "total_s": 3.0}
 """The four limits of every provider, in seconds; the defaults are 5, 60, 300 and 600."""
+PATIENCE = {"connect_s": 30.0, "first_byte_s": 30.0, "idle_s": 30.0, "total_s": 60.0}
+"""Those of a provider where they have no part in the row."""
 SLACK_S = 1.0
 ATTEMPTS_MAX = 3
 NATIVE, AIOHTTP = ("native", "native"), ("aiohttp", "aiohttp")
@@ -60,7 +62,7 @@ OUR_FIELDS = {
 
 def patient(script: Script) -> Config:
     """The entry of a provider whose limits of time have no part in the row."""
-    return {"script": script, "timeout": {"connect_s": 30.0, "first_byte_s": 30.0, "idle_s": 30.0, "total_s": 60.0}}
+    return {"script": script, "timeout": PATIENCE}
 
 
 def key_of(name: str) -> str:

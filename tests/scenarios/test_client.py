@@ -32,7 +32,9 @@ import openai
 import pytest
 
 from slipstream._fast import COMPILED
+from slipstream.engine import runtime
 from slipstream.obs.families import AUTH_FAILURES
+from slipstream.resilience.backoff import Backoff, RetryPolicy
 from slipstream.server import limits as limits_module
 from slipstream.server import listener as listener_module
 from slipstream.server import native, process, surplus
@@ -1428,11 +1430,12 @@ def down(how: int) -> Script:
 
 @scenario("S-81", "SDK retry storm")
 async def test_s81(row: Row) -> None:
-    def soon(*_: object) -> float:
+    def at_once(*_: object) -> float:
         return 0.01  # the SDK would wait for Retry-After, or half a second and more
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openai.AsyncOpenAI, "_calculate_retry_timeout", soon)
+        patch.setattr(openai.AsyncOpenAI, "_calculate_retry_timeout", at_once)
+        patch.setattr(runtime, "RetryPolicy", functools.partial(RetryPolicy, same=Backoff(0.01, 0.01)))
         for how, count, calls in ((503, 1, 1), (500, 3, 1), (0, 3, 1), (503, 1, 50), (0, 3, 50)):
             await _storm(row, [down(how)] * count, calls)
 

@@ -51,6 +51,7 @@ from tests.harness import (
 )
 from tests.integration.test_workers import Load, ended, loaded, peers_of, serves, workers_of
 from tests.integration.test_workers import said as logged
+from tests.pace import soon
 from tests.scenarios.house import Stream, cpu_s, entry, files, house, over, rss, settled, spoken, streams
 from tests.scenarios.matrix import EACH, LIMITS, NATIVE, Row, key_of, scenario
 from tests.scenarios.talk import (
@@ -111,7 +112,7 @@ async def timed_ask(port: int, body: bytes = BODY, path: str = CHAT, method: str
 
 
 # ------------------------------------------------------------------ signals and ends
-@scenario("S-84", "worker killed", over=(NATIVE,), timeout_s=60)
+@scenario("S-84", "worker killed", over=(NATIVE,))
 async def test_s84(row: Row) -> None:
     """32 clients and 40 streams (of 500)."""
     async with mocks(1, **NO_NOISE) as (quick,), mocks(1, tokens_per_s=12.0, completion_tokens=26) as (slow,):
@@ -143,7 +144,7 @@ async def test_s84(row: Row) -> None:
             row.note("worker_restarts")
 
 
-@scenario("S-85", "SIGTERM with streams", over=EACH, timeout_s=60)
+@scenario("S-85", "SIGTERM with streams", over=EACH)
 async def test_s85(row: Row) -> None:
     """100 streams (of 500); delay 0.4 s (of 5), grace 1 s (of 10): one half ends in time."""
     slow = {"tokens_per_s": 10.0, "completion_tokens": 1000}
@@ -250,7 +251,7 @@ async def opened(pipe: Path, running: Served) -> int:
 
 
 # ------------------------------------------------------------------ reload
-@scenario("S-88", "SIGHUP valid", over=(NATIVE,), timeout_s=60)
+@scenario("S-88", "SIGHUP valid", over=(NATIVE,))
 async def test_s88(row: Row) -> None:
     """100 times weights, keys and limits, with 8 clients that never stop."""
     async with upstream(good) as one, upstream(good) as two, folder() as here:
@@ -453,7 +454,7 @@ async def test_s92(row: Row) -> None:
                 assert (await known.ask("POST", CHAT, BODY)).status == 200, "who is there is served"
                 await asyncio.sleep(0.05)
             assert running.log.count("\n") - lines <= 15, "the log is limited"
-            assert cpu_s(pid) - used < 0.3, "it does not turn in circles"
+            assert soon(cpu_s(pid) - used, 0.3), "it does not turn in circles"
             with contextlib.suppress(ConnectionError):  # no file for a second connection to the provider
                 both = await asyncio.gather(known.ask("POST", CHAT, BODY), crowd[0].ask("POST", CHAT, BODY))
                 assert {answer.status for answer in both} <= {200, 502, 503}
@@ -617,7 +618,7 @@ async def test_s99(row: Row) -> None:
 
 
 # ------------------------------------------------------------------ much of everything
-@scenario("S-100", "1,000,000 requests (small form: 4,000 with the warm-up)", over=(NATIVE,), timeout_s=60)
+@scenario("S-100", "1,000,000 requests (small form: 4,000 with the warm-up)", over=(NATIVE,))
 async def test_s100(row: Row) -> None:
     """10 % streams, 1 % faults: after 1,000 nothing grows any more."""
     async with mocks(2, error_rate=0.01) as (one, two), house(config(entry(one), entry(two, "b"))) as running:
@@ -645,7 +646,7 @@ async def test_s100(row: Row) -> None:
         await settled(running)
 
 
-@scenario("S-101", "10,000 idle connections", over=(NATIVE,), timeout_s=60)
+@scenario("S-101", "10,000 idle connections", over=(NATIVE,))
 async def test_s101(row: Row) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(10_000, soft - 1000)
@@ -684,7 +685,7 @@ async def test_s101(row: Row) -> None:
         await until(lambda: files(pid) < 1000)  # those to the provider live on
 
 
-@scenario("S-102", "2,000 open streams (small form: 100)", over=(NATIVE,), timeout_s=40)
+@scenario("S-102", "2,000 open streams (small form: 100)", over=(NATIVE,))
 async def test_s102(row: Row) -> None:
     """20 events a second each; p99 of their gaps, and of new requests beside them."""
     async with mocks(1, tokens_per_s=20.0, completion_tokens=30) as (slow,), mocks(1) as (quick,):
@@ -738,7 +739,7 @@ async def test_s104(row: Row) -> None:
             assert running.child.poll() is None
 
 
-@scenario("S-105", "10x overload (small form)", over=EACH, timeout_s=40)
+@scenario("S-105", "10x overload (small form)", over=EACH)
 async def test_s105(row: Row) -> None:
     """A provider that is good for 50 a second (2 places, 40 ms) gets 500 a second for 1.5 s."""
     async with mocks(1, mean_latency_ms=40, p95_latency_ms=40) as (mock_,):
@@ -763,7 +764,7 @@ async def test_s105(row: Row) -> None:
             spent = time.monotonic() - start
             statuses = Counter(status for status, _ in answers)
             assert set(statuses) <= {200, 429, 503}, statuses
-            assert statuses[200] >= 0.7 * 50 * 1.5, (statuses, spent)
+            assert soon(0.7 * 50 * 1.5, statuses[200]), (statuses, spent)
             assert statuses[200] < len(answers)
             assert {status for status, _ in await asyncio.gather(*pages)} == {200}
             start = time.monotonic()
@@ -838,7 +839,7 @@ async def test_s106_none(row: Row) -> None:
     await buggy(row, returns, 500, 0.02)
 
 
-@scenario("S-106", "bug in a plug-in: hangs", over=EACH)
+@scenario("S-106", "bug in a plug-in: hangs", over=(NATIVE,))
 async def test_s106_hangs(row: Row) -> None:
     await buggy(row, hangs, 504, LIMITS["first_byte_s"], times=1)
 
@@ -913,7 +914,7 @@ async def test_s107_parser(row: Row) -> None:
                     assert "Traceback" not in running.log
 
 
-@scenario("S-108", "rolling restart (3 of 10)", over=(NATIVE,), timeout_s=60)
+@scenario("S-108", "rolling restart (3 of 10)", over=(NATIVE,))
 async def test_s108(row: Row) -> None:
     async with folder() as state, mocks(1, **NO_NOISE) as (quick,), mocks(1, tokens_per_s=20.0) as (slow,):
         port = free_port()

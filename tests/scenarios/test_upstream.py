@@ -28,6 +28,7 @@ from typing import Any
 
 import pytest
 
+from slipstream._fast import COMPILED
 from slipstream.net import connect as connect_module
 from slipstream.net import decode as decode_module
 from tests.aio import until
@@ -877,7 +878,8 @@ async def test_s38(row: Row) -> None:
         start = time.process_time()
         got = await s.ask(True)
         got.good(said(20_000))
-        row.took(time.process_time() - start, len(got.body) / 10_000_000)
+        if COMPILED:
+            row.took(time.process_time() - start, len(got.body) / 10_000_000)
 
 
 @scenario("S-38", "an event of 10 MB")

@@ -237,7 +237,7 @@ def test_streams(kind: str) -> None:
     async def main() -> None:
         async with serving(kind, script) as (running, up):
             client = await talk(running.port, hot(chat_body(stream=True)) * 2)
-            while client.received.count(b"0\r\n\r\n") < 2:
+            while client.received.count(b"\r\n0\r\n\r\n") < 2:
                 client.received += await asyncio.wait_for(client.reader.read(65_536), 5)
             assert statuses(client.received) == [200, 200]
             assert client.received.count(b"Transfer-Encoding: chunked\r\n") == 2

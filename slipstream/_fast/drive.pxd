@@ -3,6 +3,7 @@ cdef class Callbacks:
     cdef public bint _asyncio_future_blocking
     cdef object _loop
     cdef list _callbacks
+    cdef int _state
 
     cpdef bint done(self)
     cdef bint _tell(self) except -1
@@ -11,7 +12,6 @@ cdef class Callbacks:
 cdef class Waiter(Callbacks):
     cdef object _result
     cdef RequestTask _task
-    cdef int _state
 
     cpdef set_result(self, result)
     cpdef set_exception(self, exception)
@@ -22,7 +22,7 @@ cdef class Waiter(Callbacks):
 cdef class RequestTask(Callbacks):
     cdef object _coro, _waits_for, _exception, _woken
     cdef int _cancels
-    cdef bint _begun, _must_cancel, _runs, _done, _cancelled
+    cdef bint _begun, _must_cancel, _runs
 
     cpdef begin(self, bint at_once)
     cdef _step(self, exc)

@@ -59,7 +59,10 @@ cdef class Callbacks:
         return self._loop
 
     cpdef bint done(self):
-        raise NotImplementedError
+        return self._state != PENDING
+
+    def cancelled(self):
+        return self._state == CANCELLED
 
     def add_done_callback(self, callback, *, context=None):
         if self.done():
@@ -88,12 +91,6 @@ cdef class Callbacks:
 
 
 cdef class Waiter(Callbacks):
-    cpdef bint done(self):
-        return self._state != PENDING
-
-    def cancelled(self):
-        return self._state == CANCELLED
-
     def result(self):
         if self._state == DONE:
             return self._result
@@ -157,7 +154,7 @@ cdef class RequestTask(Callbacks):
 
     def __dealloc__(self):
         global _live
-        if self._begun and not self._done:
+        if self._begun and self._state == PENDING:
             _live -= 1
 
     cpdef begin(self, bint at_once):
@@ -178,16 +175,10 @@ cdef class RequestTask(Callbacks):
     def get_name(self):
         return "request"
 
-    cpdef bint done(self):
-        return self._done
-
-    def cancelled(self):
-        return self._cancelled
-
     def exception(self):
-        if self._cancelled:
+        if self._state == CANCELLED:
             raise CancelledError
-        if not self._done:
+        if self._state == PENDING:
             raise InvalidStateError("the request is not over")
         return self._exception
 
@@ -202,7 +193,7 @@ cdef class RequestTask(Callbacks):
         return self._cancels
 
     def cancel(self, msg=None):
-        if self._done:
+        if self._state != PENDING:
             return False
         self._cancels += 1
         if self._waits_for is not None and self._waits_for.cancel():
@@ -229,7 +220,7 @@ cdef class RequestTask(Callbacks):
         cdef PyObject* out = NULL
         cdef object result
         cdef int state = 1
-        if self._done:
+        if self._state != PENDING:
             return
         if self._must_cancel:
             self._must_cancel = False
@@ -294,11 +285,11 @@ cdef class RequestTask(Callbacks):
     cdef _end(self, error):
         global _live
         _live -= 1
-        self._done = True
         self._coro = self._woken = None
         if isinstance(error, CancelledError):
-            self._cancelled = True
+            self._state = CANCELLED
         else:
+            self._state = DONE if error is None else FAILED
             self._exception = error
         if not self._tell() and self._exception is not None:
             self._loop.call_exception_handler({"message": "a request failed", "exception": error, "task": self})

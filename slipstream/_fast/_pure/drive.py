@@ -37,15 +37,20 @@ def requests_begun() -> int:
 class _Callbacks:
     """Whom to tell of the end."""
 
-    __slots__ = ("_asyncio_future_blocking", "_callbacks", "_loop")
+    __slots__ = ("_asyncio_future_blocking", "_callbacks", "_cancelled", "_done", "_exception", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asyncio_future_blocking = False
         self._callbacks: list[tuple[Callable[[Any], object], Context | None]] = []
+        self._done = self._cancelled = False
+        self._exception: BaseException | None = None
 
     def done(self) -> bool:
-        raise NotImplementedError
+        return self._done
+
+    def cancelled(self) -> bool:
+        return self._cancelled
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
@@ -70,20 +75,12 @@ class _Callbacks:
 
 
 class Waiter(_Callbacks):
-    __slots__ = ("_cancelled", "_done", "_exception", "_result", "_task")
+    __slots__ = ("_result", "_task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._done = self._cancelled = False
-        self._exception: BaseException | None = None
         self._result: Any = None
         self._task: RequestTask | None = None
-
-    def done(self) -> bool:
-        return self._done
-
-    def cancelled(self) -> bool:
-        return self._cancelled
 
     def result(self) -> Any:
         if not self._done:
@@ -146,16 +143,13 @@ class Waiter(_Callbacks):
 
 
 class RequestTask(_Callbacks):
-    __slots__ = (
-        "_begun", "_cancelled", "_cancels", "_coro", "_done", "_exception", "_must_cancel", "_runs", "_waits_for",
-    )  # fmt: skip
+    __slots__ = ("_begun", "_cancels", "_coro", "_must_cancel", "_runs", "_waits_for")
 
     def __init__(self, coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._coro: Coroutine[Any, Any, None] | None = coro
-        self._begun = self._cancelled = self._done = self._must_cancel = self._runs = False
+        self._begun = self._must_cancel = self._runs = False
         self._cancels = 0
-        self._exception: BaseException | None = None
         self._waits_for: Any = None
 
     def __del__(self) -> None:
@@ -180,12 +174,6 @@ class RequestTask(_Callbacks):
 
     def get_name(self) -> str:
         return "request"
-
-    def done(self) -> bool:
-        return self._done
-
-    def cancelled(self) -> bool:
-        return self._cancelled
 
     def exception(self) -> BaseException | None:
         if self._cancelled:

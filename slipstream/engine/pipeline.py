@@ -18,7 +18,6 @@ from ..obs.families import EJECTED, FAILOVERS, RETRIES, RETRY_AMBIGUOUS, RETRY_B
 from ..obs.metrics import CLIENT_GONE_STATUS, OTHER
 from ..resilience.bulkhead import Overloaded
 from ..resilience.failures import RETRY
-from ..resilience.ratelimit import RateLimits, is_limited
 from ..routing.table import NOTHING, Pool
 from ..types import NANOS, Endpoint, FailureClass
 from ..wire.faces import FACES, Face
@@ -32,7 +31,7 @@ from .exchange import ClientGone, Exchange
 from .pulse import Pulse
 from .race import Hedged, repeatable
 from .runtime import Active, Runtime
-from .search import Choice, Search, choose, estimated_tokens, nobody, outage, ready_in_s, room_in_s
+from .search import Choice, Search, choose, give_up, nobody, outage, ready_in_s, room_in_s
 
 
 async def serve(
@@ -172,10 +171,7 @@ def _failed(
         if active.breakers.failed(row, error.failure, now, choice.pool.rows, probe=choice.probe):
             runtime.metrics.count(EJECTED, (choice.target.provider.name,))
         return
-    if choice.probe:
-        active.breakers.released(row, now)
-    if is_limited(choice.target):
-        RateLimits(runtime.table).release(choice.target, estimated_tokens(ctx.call), ctx.t_read, now)
+    give_up(runtime, active, choice.target, choice.probe, ctx.call, ctx.t_read)
 
 
 def _following(

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from ..errors import UpstreamError
 from ..obs.families import HEDGES
 from ..resilience.bulkhead import Overloaded
-from ..resilience.ratelimit import RateLimits, is_limited
 from ..types import Endpoint
 from ..wire.request import Call
 from . import account
@@ -24,7 +23,7 @@ from .attempt import attempt, prompt_bytes
 from .context import RequestContext
 from .exchange import Exchange
 from .runtime import Active, Runtime
-from .search import Choice, choose, estimated_tokens
+from .search import Choice, choose, give_up
 
 Failure = UpstreamError | Overloaded
 _ACTS = (b'"store"', b'"background"', b"web_search", b"code_execution", b"code_interpreter", b'"mcp', b"computer_use")
@@ -143,10 +142,7 @@ class Hedged:
         target, probe = found
         if not active.hedging.try_spend(now):
             runtime.metrics.count(HEDGES, ("no_budget",))
-            if probe:
-                active.breakers.released(target.row, now)
-            if is_limited(target):
-                RateLimits(runtime.table).release(target, estimated_tokens(self._call), now, now)
+            give_up(runtime, active, target, probe, self._call, now)
             return
         runtime.metrics.count(HEDGES, ("sent",))
         self._start(Choice(target, target.upstream_model or self._call.model, pool, probe))

@@ -158,6 +158,16 @@ def room_in_s(runtime: Runtime, target: Target, call: Call | None, now: float) -
     return RateLimits(runtime.table).wait_s(target, estimated_tokens(call), now)
 
 
+def give_up(runtime: Runtime, active: Active, target: Target, probe: bool, call: Call | None, taken: float) -> None:
+    """``target``, chosen at ``taken``, is not asked after all, or nothing was sent to it: its breaker waits for nobody,
+    and what was taken of its limits is there again."""
+    now = runtime.clock()
+    if probe:
+        active.breakers.released(target.row, now)
+    if is_limited(target):
+        RateLimits(runtime.table).release(target, estimated_tokens(call), taken, now)
+
+
 class Search:
     """The attempts of one request after its first has failed: at most ``1 + retries`` targets for the model, then as
     many for each fallback model. Which chain of fallbacks that is the failure says."""
@@ -231,11 +241,8 @@ class Search:
 
     def release(self, choice: Choice) -> None:
         """``choice`` is not asked after all."""
-        now = self._runtime.clock()
-        if choice.probe:
-            self._active.breakers.released(choice.target.row, now)
-        if is_limited(choice.target):
-            RateLimits(self._runtime.table).release(choice.target, estimated_tokens(self._call), now, now)
+        runtime = self._runtime
+        give_up(runtime, self._active, choice.target, choice.probe, self._call, runtime.clock())
 
     def _choices(self, kind: FailureClass | None) -> Iterator[Choice]:
         routing, asked, call = self._active.snapshot.routing, self._asked, self._call

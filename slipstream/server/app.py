@@ -88,10 +88,6 @@ class App:
                 metrics.slot(AUTH_FAILURES, (reason,))
         return Authenticator(key, lambda reason: metrics.count(AUTH_FAILURES, (reason,)))
 
-    def admit(self, authorization: bytes | None, api_key: bytes | None) -> str:
-        """The caller's name, from the head of a request of the data plane. Raises ``GatewayError``: 401."""
-        return self.auth.check_bytes(authorization, api_key)
-
     def settle(
         self,
         endpoint: Endpoint,

@@ -207,7 +207,7 @@ class NativeConnection:
         exchange = self._exchange = NativeExchange(self, choose_request_id(request_id), encoding, origin)
         exchange.head = data[:end]
         try:
-            self._key_name = listener.app.admit(authorization, api_key)
+            self._key_name = listener.app.auth.check_bytes(authorization, api_key)
             check_media_type(media_type)
             admission = listener.admission
             if admission.in_flight < admission.free:

@@ -151,16 +151,13 @@ class Bulkhead:
         """
         if self.try_enter():
             return 0.0
-        waiter = self.line_up(deadline_s, priority)
-        if isinstance(waiter, str):
-            raise Overloaded(self.retry_after_s(), waiter)
-        return await self.wait(waiter)
-
-    def line_up(self, deadline_s: float = NEVER, priority: int = NORMAL) -> Waiter | str:
-        """No place is free: join the queue, or why not. ``wait`` or ``abandon`` must follow."""
         refused = self.verdict(deadline_s, priority)
         if refused is not None:
-            return refused
+            raise Overloaded(self.retry_after_s(), refused)
+        return await self.wait(self.line_up(deadline_s, priority))
+
+    def line_up(self, deadline_s: float = NEVER, priority: int = NORMAL) -> Waiter:
+        """No place is free, and the ``verdict`` is to wait: join the queue. ``wait`` or ``abandon`` must follow."""
         now = self._loop.time()
         limit_s, reason = self._patience(deadline_s)
         queue = self._queues[priority]

@@ -316,14 +316,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
-    args = parser.parse_args()
-    rig.stop_on_signals()
-    rig.head()
-    try:
-        return measure(args)
-    except rig.Failed as error:
-        print(error, file=sys.stderr)
-        return 1
+    return rig.run(measure, parser.parse_args())
 
 
 if __name__ == "__main__":

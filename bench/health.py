@@ -115,14 +115,7 @@ def main() -> int:
     parser.add_argument("--mb", type=int, default=10, help="size of each [10]")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
-    args = parser.parse_args()
-    rig.stop_on_signals()
-    rig.head()
-    try:
-        return measure(args)
-    except rig.Failed as error:
-        print(error, file=sys.stderr)
-        return 1
+    return rig.run(measure, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -156,14 +156,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.05, help="of the calls that are slow [0.05]")
     parser.add_argument("--budget", type=float, help="hedges per request [the gateway's default]")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
-    args = parser.parse_args()
-    rig.stop_on_signals()
-    rig.head()
-    try:
-        return measure(args)
-    except rig.Failed as error:
-        print(error, file=sys.stderr)
-        return 1
+    return rig.run(measure, parser.parse_args())
 
 
 if __name__ == "__main__":

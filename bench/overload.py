@@ -363,6 +363,13 @@ def beside(
     return told, run
 
 
+def bars(args: argparse.Namespace) -> int:
+    rows = measure_cpu(args) if args.cpu else measure(args)
+    if args.json:
+        args.json.write_text(json.dumps({"bars": rows}, indent=2) + "\n")
+    return rig.verdict(rows)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seconds", type=float, default=20, help="of overload [20]")
@@ -374,17 +381,7 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=0, help="with --cpu: answers are streams of so many [0]")
     parser.add_argument("--gap-ms", type=float, default=0, help="with --events: between two of them [0]")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
-    args = parser.parse_args()
-    rig.stop_on_signals()
-    rig.head()
-    try:
-        rows = measure_cpu(args) if args.cpu else measure(args)
-    except rig.Failed as error:
-        print(error, file=sys.stderr)
-        return 1
-    if args.json:
-        args.json.write_text(json.dumps({"bars": rows}, indent=2) + "\n")
-    return rig.verdict(rows)
+    return rig.run(bars, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ its [DONE] and the end of its body, a whole reply a JSON object with a choice.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -16,6 +17,7 @@ import signal
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -284,6 +286,17 @@ def verdict(rows: list[tuple[str, str, bool]]) -> int:
     for name, value, met in rows:
         print(f"{'pass' if met else 'MISSED':8}{name}: {value}")
     return 0 if all(met for _, _, met in rows) else 1
+
+
+def run(measure: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """What each bench does around its measuring; the exit code."""
+    stop_on_signals()
+    head()
+    try:
+        return measure(args)
+    except Failed as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def stop_on_signals() -> None:

@@ -20,6 +20,7 @@ from .acceptor import Accept, Listening
 from .app import App
 from .limits import CANCEL_S, ListenerLimits
 from .listener import Listener
+from .native_body import Intake
 from .native_connection import ENDPOINTS, NativeConnection
 from .native_exchange import Turns
 from .surplus import Surplus
@@ -52,6 +53,7 @@ class NativeListener:
         self.heads: dict[Block, bytes] = {}
         """Heads of ordinary answers up to the request id, made this second."""
         self.heavy = Turns(self.loop)
+        self.intake = Intake(self.loop)
         self.surplus = Surplus(limits.max_connections, self._count, app.refuse_connection, reference)
         self.closing = False
         self.paused: set[NativeConnection] = set()

@@ -27,6 +27,8 @@ BUFFERED_MAX = 128 * 1024
 
 SLICE_BYTES = 1024 * 1024
 """Of one request per turn of the loop: a socket nearby would take all of a large one at once (R23)."""
+AT_ONCE = 2
+"""So many requests of one pool go on in one turn, when more are going out."""
 SEND_CHECK_S = 0.1
 """How often we look at whether a request goes out that could not be written at once."""
 
@@ -257,7 +259,7 @@ class Connection:
         self._blocked = False
         if self._held:
             self._held = False
-            self.pool.loop.call_soon(self._send_on)
+            self.pool.slices.call(self._send_on)
 
     def _lost(self, error: Exception) -> None:
         reply, self.reply = self.reply, None
@@ -289,7 +291,7 @@ class Connection:
             self._large = True
             if len(body) > SLICE_BYTES:
                 self._rest = memoryview(body)[SLICE_BYTES:]
-                self.pool.loop.call_soon(self._send_on)
+                self.pool.slices.call(self._send_on)
                 transport.writelines((head, memoryview(body)[:SLICE_BYTES]))
             else:
                 transport.writelines((head, body))
@@ -313,7 +315,7 @@ class Connection:
         transport.write(rest[:SLICE_BYTES])
         if len(rest) > SLICE_BYTES:
             self._rest = rest[SLICE_BYTES:]
-            self.pool.loop.call_soon(self._send_on)
+            self.pool.slices.call(self._send_on)
         else:
             self._rest = None
 

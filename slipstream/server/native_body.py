@@ -8,7 +8,6 @@ everything else that happens to it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING
 
 from .._fast import BodyBuffer
@@ -25,32 +24,6 @@ AT_ONCE = 8
 """So many bodies are read in one turn, when more are arriving: ``TURN_BYTES`` of each (R23)."""
 PARTS_MAX = 1024
 """Pieces kept apart: many small ones would take more memory than what is in them."""
-
-
-class Intake:
-    """Lets the bodies that arrive on one listener be read a few in each turn of the event loop, one after the other.
-
-    Who has had its share of a turn is not read until it is its turn again. One body alone is read on in the next one.
-    """
-
-    __slots__ = ("_loop", "_waiting")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: deque[NativeConnection] = deque()
-
-    def wait(self, connection: NativeConnection) -> None:
-        """``connection`` is not being read; its ``read_on`` is called when its turn has come."""
-        if not self._waiting:
-            self._loop.call_soon(self._next)
-        self._waiting.append(connection)
-
-    def _next(self) -> None:
-        waiting = self._waiting
-        for _ in range(min(AT_ONCE, len(waiting))):
-            waiting.popleft().read_on()
-        if waiting:
-            self._loop.call_soon(self._next)
 
 
 class Incoming:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from slipstream._fast import COMPILED
-from slipstream.server import native_body, native_connection
+from slipstream.net.soon import Soon
+from slipstream.server import native, native_body, native_connection
 from slipstream.server.load import resident_bytes
 from slipstream.server.native import NativeConnection
 from slipstream.server.native_exchange import Dechunker
@@ -420,15 +421,15 @@ def test_a_large_body_that_does_not_come_to_its_end(kind: str, end: str) -> None
 @pytest.mark.parametrize("framing", [hot, chunked])
 def test_many_large_bodies_at_once(framing: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """R23: more than are read in one turn take turns. All arrive whole, also when some clients leave meanwhile."""
-    monkeypatch.setattr(native_body, "AT_ONCE", 2)
+    monkeypatch.setattr(native, "AT_ONCE", 2)
     waited = list[int]()
-    wait = native_body.Intake.wait
+    call = Soon.call
 
-    def counting(intake: native_body.Intake, connection: NativeConnection) -> None:
-        wait(intake, connection)
-        waited.append(len(intake._waiting))
+    def counting(soon: Soon, callback: Callable[[], None]) -> None:
+        call(soon, callback)
+        waited.append(len(soon._waiting))
 
-    monkeypatch.setattr(native_body.Intake, "wait", counting)
+    monkeypatch.setattr(Soon, "call", counting)
 
     async def upload(port: int, number: int) -> bytes:
         body = numbered(number, filler=f"{number:02}" * 1_000_000)

@@ -13,6 +13,7 @@ import pytest
 from slipstream.errors import TransportError, UpstreamTimeout
 from slipstream.net.connection import SLICE_BYTES, Connection
 from slipstream.net.pool import Pool
+from slipstream.net.soon import Soon
 from slipstream.types import FailureClass
 from tests.aio import run, until
 from tests.upstreams import BOTH, CHUNKED, Peer, client, ok, read, upstream
@@ -128,7 +129,8 @@ class Taking:
         self.taken: list[bytes] = []
         self.closing = False
         self.full = False
-        pool = SimpleNamespace(loop=asyncio.get_running_loop(), send_s=5.0, closed=lambda connection: None)
+        loop = asyncio.get_running_loop()
+        pool = SimpleNamespace(loop=loop, slices=Soon(loop, 1), send_s=5.0, closed=lambda connection: None)
         self.connection = Connection(cast(Pool, pool))
         self.connection.connection_made(cast(asyncio.Transport, self))
 

@@ -74,7 +74,8 @@ class RequestGuard:
     def keep_alive(self) -> bool: ...
 
 class BodyBuffer:
-    """The memory of a body of known size, read into straight from the socket: no piece of it is copied or joined.
+    """The memory of a body of known size, read into straight from the socket: no piece of it is copied or joined. What
+    has not come yet takes address space only: the system gives pages when they are written.
 
     ``first[start:]`` are its first bytes::
 

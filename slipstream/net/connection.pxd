@@ -22,8 +22,8 @@ cdef class NativeReply:
 cdef class Connection:
     cdef public CWaiter _head, pouring
     cdef public NativeReply reply
-    cdef public object pool, reader, sink, transport
-    cdef public bint _large, _paused, reused
+    cdef public object _rest, pool, reader, sink, transport
+    cdef public bint _blocked, _held, _large, _paused, reused
     cdef public double born, idle_since
 
     cpdef data_received(self, bytes data)

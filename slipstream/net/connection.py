@@ -25,6 +25,10 @@ BUFFERED_MAX = 128 * 1024
 """Body bytes that wait for the client before the upstream is no longer read (R33)."""
 
 
+SLICE_BYTES = 1024 * 1024
+"""Of one request per turn of the loop: a socket nearby would take all of a large one at once (R23)."""
+AT_ONCE = 2
+"""So many requests of one pool go on in one turn, when more are going out."""
 SEND_CHECK_S = 0.1
 """How often we look at whether a request goes out that could not be written at once."""
 
@@ -159,8 +163,8 @@ class Connection:
     """A protocol of asyncio and ``Abortable``. At most one request at a time."""
 
     __slots__ = (
-        "_head", "_large", "_paused", "born", "idle_since", "pool", "pouring", "reader", "reply", "reused", "sink",
-        "transport",
+        "_blocked", "_head", "_held", "_large", "_paused", "_rest", "born", "idle_since", "pool", "pouring", "reader",
+        "reply", "reused", "sink", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -172,7 +176,9 @@ class Connection:
         """Until this is done, what comes of the body goes to ``sink``."""
         self.sink: Callable[[bytes], bool] | None = None
         self._head: Waiter[NativeReply] | None = None
-        self._large = self._paused = False
+        self._large = self._paused = self._blocked = self._held = False
+        self._rest: memoryview | None = None
+        """What was not yet given to the transport of a large request."""
         self.born = self.idle_since = 0.0
         self.reused = False
 
@@ -242,9 +248,18 @@ class Connection:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
+        self.transport = self._rest = None
         self.pool.closed(self)
         self._lost(TransportError())
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self._held:
+            self._held = False
+            self.pool.slices.call(self._send_on)
 
     def _lost(self, error: Exception) -> None:
         reply, self.reply = self.reply, None
@@ -262,7 +277,7 @@ class Connection:
     def _behind(self) -> bool:
         """An answer before the end of the request (S-45): another request must not wait behind the rest of it."""
         self._large = False
-        return self.transport is not None and waiting(self.transport) > 0
+        return self._rest is not None or (self.transport is not None and waiting(self.transport) > 0)
 
     def send(self, head: bytes, body: bytes) -> Waiter[NativeReply]:
         """Write a request; what is returned brings the reply when its header block is here."""
@@ -274,8 +289,13 @@ class Connection:
         self._head = answer
         if len(body) > JOIN_MAX:
             self._large = True
-            transport.writelines((head, body))
-            left = waiting(transport)
+            if len(body) > SLICE_BYTES:
+                self._rest = memoryview(body)[SLICE_BYTES:]
+                self.pool.slices.call(self._send_on)
+                transport.writelines((head, memoryview(body)[:SLICE_BYTES]))
+            else:
+                transport.writelines((head, body))
+            left = self._unsent()
             if left:
                 limit_s = self.pool.send_s
                 every_s = min(SEND_CHECK_S, limit_s / 10)
@@ -284,13 +304,36 @@ class Connection:
             transport.write(head + body)
         return answer
 
-    def _sending(self, answer: Waiter[NativeReply], left: int, every_s: float, rest_s: float, limit_s: float) -> None:
-        """Does the provider read the request that ``answer`` is of (R17, S-46)? ``left`` was ``waiting`` at the last
+    def _send_on(self) -> None:
+        """The next slice of a large request, when the last one is on its way."""
+        rest, transport = self._rest, self.transport
+        if rest is None or transport is None or transport.is_closing():
+            return
+        if self._blocked:
+            self._held = True
+            return
+        transport.write(rest[:SLICE_BYTES])
+        if len(rest) > SLICE_BYTES:
+            self._rest = rest[SLICE_BYTES:]
+            self.pool.slices.call(self._send_on)
+        else:
+            self._rest = None
+
+    def _unsent(self) -> tuple[int, int] | None:
+        """``None`` if the peer has taken all, else what changes as soon as it takes more."""
+        rest = 0 if self._rest is None else len(self._rest)
+        left = 0 if self.transport is None else waiting(self.transport)
+        return (rest, left) if rest or left else None
+
+    def _sending(
+        self, answer: Waiter[NativeReply], left: tuple[int, int], every_s: float, rest_s: float, limit_s: float
+    ) -> None:
+        """Does the provider read the request that ``answer`` is of (R17, S-46)? ``left`` was ``_unsent`` at the last
         look; of ``limit_s`` without any progress ``rest_s`` are left. Looks are counted, not time: when it was we who
         stood still, nobody else is to blame (S-90)."""
         if answer.done() or self.transport is None:
             return
-        now = waiting(self.transport)
+        now = self._unsent()
         if not now:
             return
         rest_s = limit_s if now != left else rest_s - every_s

@@ -15,7 +15,8 @@ from collections import deque
 
 from ..errors import ConnectFailed, UpstreamTimeout
 from .connect import Connector
-from .connection import Connection
+from .connection import AT_ONCE, Connection
+from .soon import Soon
 
 IDLE_S = 15.0
 """Idle connections are closed after this: below any provider's own limit (R39, Q20)."""
@@ -28,7 +29,7 @@ class Pool:
 
     __slots__ = (
         "_connecting", "_idle", "_open", "_reaper", "_waiters", "closing", "connector", "limit", "loop", "send_s",
-        "stats",
+        "slices", "stats",
     )  # fmt: skip
 
     def __init__(self, connector: Connector, limit: int, stats: dict[str, int], send_s: float) -> None:
@@ -37,6 +38,8 @@ class Pool:
         self.limit = limit
         self.send_s = send_s
         """So long the provider may read nothing of a request."""
+        self.slices = Soon(self.loop, AT_ONCE)
+        """Who goes on with a large request."""
         self.stats = stats
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()

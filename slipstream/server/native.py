@@ -15,11 +15,13 @@ from email.utils import formatdate
 from typing import cast
 
 from .._fast import RequestHead
+from ..net.soon import Soon
 from ..wire.headers import Block
 from .acceptor import Accept, Listening
 from .app import App
 from .limits import CANCEL_S, ListenerLimits
 from .listener import Listener
+from .native_body import AT_ONCE
 from .native_connection import ENDPOINTS, NativeConnection
 from .native_exchange import Turns
 from .surplus import Surplus
@@ -52,6 +54,8 @@ class NativeListener:
         self.heads: dict[Block, bytes] = {}
         """Heads of ordinary answers up to the request id, made this second."""
         self.heavy = Turns(self.loop)
+        self.intake = Soon(self.loop, AT_ONCE)
+        """Who reads on in a body that arrives."""
         self.surplus = Surplus(limits.max_connections, self._count, app.refuse_connection, reference)
         self.closing = False
         self.paused: set[NativeConnection] = set()

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 INLET_BYTES = 64 * 1024
 """When so much is still to come, it is read by an inlet."""
-PIECE_BYTES = 4 * 1024 * 1024
-"""Memory is taken in pieces of this size: who announces much has not sent it yet."""
 TURN_BYTES = 256 * 1024
 """Of one body per turn of the loop: libuv alone would take 8 MB from each socket that has them (R23)."""
+AT_ONCE = 8
+"""So many bodies are read in one turn, when more are arriving: ``TURN_BYTES`` of each (R23)."""
 PARTS_MAX = 1024
 """Pieces kept apart: many small ones would take more memory than what is in them."""
 
@@ -64,19 +64,18 @@ class Incoming:
         have = len(data) - start
         if self._chunks is not None or self._left - have < INLET_BYTES:
             return None
-        body = BodyBuffer(max(have, min(self._left, PIECE_BYTES)), data, start)
+        body = BodyBuffer(self._left, data, start)
         self._left -= have
         self.received = have
         return Inlet(connection, self, body)
 
-    def took(self, size: int, body: BodyBuffer) -> BodyBuffer | None:
-        """``size`` bytes were read into ``body``: where the next go, ``None`` when it is whole."""
-        self._left -= size
+    def took(self, size: int, body: BodyBuffer) -> bool:
+        """``size`` bytes were read into ``body``: is it whole?"""
         self.received += size
         if body.took(size):
-            return body
+            return False
         self.parts.append(body.take())
-        return BodyBuffer(min(self._left, PIECE_BYTES)) if self._left else None
+        return True
 
 
 class Inlet(asyncio.BufferedProtocol):
@@ -93,10 +92,7 @@ class Inlet(asyncio.BufferedProtocol):
         return self._body.room(TURN_BYTES)
 
     def buffer_updated(self, nbytes: int) -> None:
-        body = self._incoming.took(nbytes, self._body)
-        if body is not None:
-            self._body = body
-        self._connection.arrived(self._incoming, nbytes, body is None)
+        self._connection.arrived(self._incoming, nbytes, self._incoming.took(nbytes, self._body))
 
     def eof_received(self) -> bool:
         return self._connection.eof_received()

@@ -274,10 +274,11 @@ class NativeConnection:
         self._turn_bytes += size
         if self._turn_bytes >= TURN_BYTES and self.transport is not None:
             self.transport.pause_reading()
-            listener.loop.call_soon(self._next_turn)
+            listener.intake.call(self._read_on)
         self.deadline = listener.limits.body_deadline(incoming.since, incoming.received, listener.loop.time())
 
-    def _next_turn(self) -> None:
+    def _read_on(self) -> None:
+        """The body may go on: ``_came`` had stopped it."""
         self._turn_bytes = 0
         if self.transport is not None and not self._paused:
             self.transport.resume_reading()

@@ -6,10 +6,15 @@ import asyncio
 import logging
 import socket
 import struct
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from slipstream.server import native_body, native_connection
+from slipstream._fast import COMPILED
+from slipstream.net.soon import Soon
+from slipstream.server import native, native_body, native_connection
+from slipstream.server.load import resident_bytes
 from slipstream.server.native import NativeConnection
 from slipstream.server.native_exchange import Dechunker
 from tests.aio import run, until
@@ -364,7 +369,7 @@ def test_a_large_body(kind: str) -> None:
 
 
 @both
-@pytest.mark.parametrize("size", [native_body.INLET_BYTES, native_body.PIECE_BYTES, 2 * native_body.PIECE_BYTES + 1])
+@pytest.mark.parametrize("size", [native_body.INLET_BYTES, native_body.TURN_BYTES, 9_000_001])
 def test_a_large_body_and_what_is_behind_it(kind: str, size: int) -> None:
     """The rest of it is read into its place: the requests behind it must not be, however the bytes are cut."""
     big = chat_body(user="big", filler="x" * size)
@@ -409,6 +414,58 @@ def test_a_large_body_that_does_not_come_to_its_end(kind: str, end: str) -> None
             again = await talk(running.port, hot())
             assert await until_answers(again, 1) == [200]
             await again.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("framing", [hot, chunked])
+def test_many_large_bodies_at_once(framing: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """R23: more than are read in one turn take turns. All arrive whole, also when some clients leave meanwhile."""
+    monkeypatch.setattr(native, "AT_ONCE", 2)
+    waited = list[int]()
+    call = Soon.call
+
+    def counting(soon: Soon, callback: Callable[[], None]) -> None:
+        call(soon, callback)
+        waited.append(len(soon._waiting))
+
+    monkeypatch.setattr(Soon, "call", counting)
+
+    async def upload(port: int, number: int) -> bytes:
+        body = numbered(number, filler=f"{number:02}" * 1_000_000)
+        client = await talk(port)
+        if number % 4:
+            await asyncio.gather(flood(client, framing(body)), until_answers(client, 1))
+            assert users(client.received) == [f"n{number}"]
+        else:
+            await flood(client, framing(body)[:-300_000])
+            client.writer.transport.abort()
+            body = b""
+        await client.close()
+        return body
+
+    async def main() -> None:
+        async with serving("native") as (running, up):
+            bodies = await asyncio.gather(*(upload(running.port, number) for number in range(16)))
+            assert sorted(body for _, body in up.seen) == sorted(filter(None, bodies))
+
+    run(main())
+    assert max(waited) > 4
+
+
+@pytest.mark.skipif(not COMPILED or not Path("/proc/self/statm").exists(), reason="looks at the memory of a process")
+def test_what_is_announced_takes_no_memory() -> None:
+    """The memory of a body is taken as it comes, not when it is announced."""
+
+    async def main() -> None:
+        async with serving("native", max_body_bytes=64_000_000) as (running, _):
+            before = resident_bytes()
+            clients = [await talk(running.port, hot(b"x" * 60_000_000)[:100_000]) for _ in range(20)]
+            await clients[-1].is_silent(0.05)
+            assert resident_bytes() - before < 200_000_000, "1.2 GB were announced"
+            for client in clients:
+                client.writer.transport.abort()
+                await client.close()
 
     run(main())
 

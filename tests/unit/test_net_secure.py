@@ -71,6 +71,29 @@ def test_who_does_not_read_through_tls(server_tls: ssl.SSLContext) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="the kernel does not tell")
+def test_a_slow_reader_through_tls(server_tls: ssl.SSLContext) -> None:
+    """S-46: a standstill has a limit, not the sending; a slice that takes longer than the limit is none (R23)."""
+    size = 8_000_000
+
+    async def slow(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        left = size
+        while left:
+            left -= len(await peer.reader.read(min(left, 16_384)))
+            await asyncio.sleep(0.004)
+        await peer.send(ok())
+
+    async def main() -> None:
+        async with (
+            upstream(slow, server_tls) as up,
+            client(f"https://localhost:{up.port}/", verify=False, send_s=0.2) as c,
+        ):
+            assert await c.whole(b"x" * size) == (200, b"{}")
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="the kernel does not tell")
 def test_an_answer_before_the_end_of_the_request_through_tls(server_tls: ssl.SSLContext) -> None:
     """S-45: the next request does not wait behind the rest of the last one; after one that was read it goes on."""
 

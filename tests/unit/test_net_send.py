@@ -1,13 +1,19 @@
-"""A provider that does not read what we send: the limit for sending (R17, S-46), in both transports."""
+"""Large requests go out in slices (R23); a provider that does not read them: the limit for sending (R17, S-46)."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from slipstream.errors import UpstreamTimeout
+from slipstream.errors import TransportError, UpstreamTimeout
+from slipstream.net.connection import SLICE_BYTES, Connection
+from slipstream.net.pool import Pool
+from slipstream.net.soon import Soon
 from slipstream.types import FailureClass
 from tests.aio import run, until
 from tests.upstreams import BOTH, CHUNKED, Peer, client, ok, read, upstream
@@ -42,8 +48,8 @@ def test_who_reads_nothing_is_left_after_the_limit(kind: str) -> None:
 
 
 @both
-def test_a_slow_reader_has_the_time_it_needs(kind: str) -> None:
-    """It is the standstill that has a limit, not the sending."""
+def test_a_slow_reader_has_the_time_it_needs(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is the standstill that has a limit, not the sending. The transport's calls for a pause are heard."""
 
     async def slow(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
@@ -59,7 +65,9 @@ def test_a_slow_reader_has_the_time_it_needs(kind: str) -> None:
             assert await c.whole(LARGE) == (200, b"{}")
             assert time.monotonic() - began > 2 * LIMIT_S
 
-    run(main())
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert caplog.records == []
 
 
 @both
@@ -110,5 +118,92 @@ def test_nobody_is_blamed_for_our_own_pause() -> None:
     async def main() -> None:
         async with upstream(late) as up, client(up.url, send_s=LIMIT_S) as c:
             assert await c.whole(LARGE) == (200, b"{}")
+
+    run(main())
+
+
+class Taking:
+    """A transport that takes what it is given, and asks for a pause while it is ``full``."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.closing = False
+        self.full = False
+        loop = asyncio.get_running_loop()
+        pool = SimpleNamespace(loop=loop, slices=Soon(loop, 1), send_s=5.0, closed=lambda connection: None)
+        self.connection = Connection(cast(Pool, pool))
+        self.connection.connection_made(cast(asyncio.Transport, self))
+
+    def get_extra_info(self, name: str) -> Any:
+        return None
+
+    def get_write_buffer_size(self) -> int:
+        return int(self.full)
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def writelines(self, pieces: tuple[bytes, bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def write(self, data: bytes) -> None:
+        self.taken.append(bytes(data))
+        if self.full:
+            self.connection.pause_writing()
+
+
+HEAD = b"head"
+
+
+@pytest.mark.parametrize("size", [SLICE_BYTES, SLICE_BYTES + 1, 5 * SLICE_BYTES, 5 * SLICE_BYTES + 9])
+def test_a_slice_in_each_turn(size: int) -> None:
+    """R23: no turn of the loop gives a transport more of one request, and all of it goes out."""
+    body = bytes(range(251)) * (size // 251 + 1)
+    body = body[:size]
+
+    async def main() -> None:
+        transport = Taking()
+        answer = transport.connection.send(HEAD, body)
+        for turns in range(8):
+            assert len(b"".join(transport.taken)) == len(HEAD) + min(size, (turns + 1) * SLICE_BYTES)
+            await asyncio.sleep(0)
+        assert b"".join(transport.taken) == HEAD + body
+        answer.cancel()
+
+    run(main())
+
+
+def test_no_slice_while_the_last_one_waits() -> None:
+    async def main() -> None:
+        transport = Taking()
+        transport.full = True
+        answer = transport.connection.send(HEAD, bytes(4 * SLICE_BYTES))
+        for given in (1, 2, 3):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                assert len(transport.taken) == given
+            transport.connection.resume_writing()
+            await asyncio.sleep(0)
+        assert len(transport.taken) == 4
+        answer.cancel()
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", ["closing", "lost"])
+def test_nothing_is_written_to_a_connection_that_has_ended(end: str) -> None:
+    async def main() -> None:
+        transport = Taking()
+        answer = transport.connection.send(HEAD, bytes(3 * SLICE_BYTES))
+        if end == "closing":
+            transport.closing = True
+            answer.cancel()
+        else:
+            transport.connection.connection_lost(None)
+            with pytest.raises(TransportError):
+                await answer
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(transport.taken) == 1
 
     run(main())

@@ -419,21 +419,22 @@ class BodyBuffer:
     def __init__(self, size: int, first: bytes = b"", start: int = 0) -> None:
         if not 0 <= start <= len(first) <= start + size:
             raise ValueError("the first bytes are not the beginning of the body")
-        self._body = bytearray(size)
+        self._size = size
+        self._body = bytearray(first[start:])
         self._at = self._upto = len(first) - start
-        self._body[: self._at] = first[start:]
 
     def room(self, most: int) -> memoryview:
-        self._upto = min(self._at + most, len(self._body))
+        self._upto = min(self._at + most, self._size)
+        self._body += bytes(max(0, self._upto - len(self._body)))
         return memoryview(self._body)[self._at : self._upto]
 
     def took(self, n: int) -> int:
         if not 0 <= n <= self._upto - self._at:
             raise ValueError("there was no room for so many bytes")
         self._at = self._upto = self._at + n
-        return len(self._body) - self._at
+        return self._size - self._at
 
     def take(self) -> bytes:
-        if self._at < len(self._body):
+        if self._at < self._size:
             raise BufferError("the body is not whole")
         return bytes(self._body)

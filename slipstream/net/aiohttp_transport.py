@@ -274,9 +274,8 @@ class _Reply:
 
 
 def _ssl_context(verify: bool, ca_file: str | None) -> ssl.SSLContext | bool:
-    if not verify:
-        return False
-    return ssl.create_default_context(cafile=ca_file) if ca_file else True
+    """Never aiohttp's own (``True``): that may have been made without certificates (``server``)."""
+    return ssl.create_default_context(cafile=ca_file) if verify else False
 
 
 def _proxy_for(url: URL) -> URL | None:

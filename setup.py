@@ -1,5 +1,5 @@
-"""Builds the compiled hot path: ``slipstream/_fast/*.pyx``, and the modules between the sockets and the engine: plain
-Python, with a ``.pxd`` beside each that says what of it is C (attributes of connections, calls between them).
+"""Builds the compiled hot path: ``slipstream/_fast/*.pyx``, and the modules that an ordinary request passes: plain
+Python, with a ``.pxd`` beside each that says what of it is C (attributes, calls between them).
 
 Owns the extension list and the compiler flags, nothing else (metadata: pyproject.toml).
 
@@ -38,8 +38,10 @@ DIRECTIVES = {
     "embedsignature": False,
     "freethreading_compatible": True,
 }
-PLAIN = {"wraparound": True, "boundscheck": True, "cdivision": False, "annotation_typing": False}
-"""For the ``.py``: what is written there means what Python says."""
+PLAIN = {"wraparound": True, "boundscheck": True, "cdivision": False, "annotation_typing": False, "nonecheck": True}
+"""For the ``.py``: what is written there means what Python says, and ``None`` has no attributes."""
+ANNOTATED = {"slipstream/engine/account.py", "slipstream/engine/attempt.py", "slipstream/engine/pipeline.py"}
+"""Here the annotations of parameters count too, where the .pxd knows the class: it cannot say that of a coroutine."""
 WARNINGS = ["-std=c11", "-Wall", "-Wno-unused-function"]
 RELEASE_FLAGS = ["-O3", "-g0", "-fno-plt"]
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
@@ -60,7 +62,10 @@ class build_ext(_build_ext):
         stamp.write_text(kind)
 
     def build_extension(self, ext: Extension) -> None:
-        directives = {**DIRECTIVES, **PLAIN} if ext.sources[0].endswith(".py") else DIRECTIVES
+        source = ext.sources[0]
+        directives = {**DIRECTIVES, **PLAIN} if source.endswith(".py") else DIRECTIVES
+        if source in ANNOTATED:
+            directives = {**directives, "annotation_typing": True}
         ext.sources = cythonize(
             [ext], compiler_directives=directives, build_dir=str(BUILD / "cython"), force=self.force, quiet=True
         )[0].sources

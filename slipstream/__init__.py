@@ -1,11 +1,11 @@
 """Slipstream: an LLM gateway. The map of the package is in docs/architecture.md."""
 
-import os
 import sys
 
+from ._fast import COMPILED
 from ._version import __version__
 
-if os.environ.get("SLIPSTREAM_PURE") == "1":
+if not COMPILED:  # then nothing may be that is built on it
     from ._plain import PlainFinder
 
     sys.meta_path.insert(0, PlainFinder)

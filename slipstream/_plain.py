@@ -1,4 +1,5 @@
-"""``SLIPSTREAM_PURE=1``: of a module that is there compiled and as it was written, the second is imported.
+"""Without the compiled ``_fast`` (``SLIPSTREAM_PURE=1``, or it is not there): of a module that is there compiled and as
+it was written, the second is imported.
 
 ``_fast`` has twins and chooses for itself; the modules with a ``.pxd`` beside them (setup.py) are their own twins.
 """

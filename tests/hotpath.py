@@ -124,5 +124,5 @@ def native_connections(monkeypatch: pytest.MonkeyPatch) -> list[NativeConnection
         made.append(NativeConnection(listener))
         return made[-1]
 
-    monkeypatch.setattr(native.NativeListener, "_connection", make)
+    monkeypatch.setattr(native, "NativeConnection", make)  # of the compiled listener nothing can be replaced
     return made

@@ -33,6 +33,42 @@ cdef Py_ssize_t _live = 0  # requests that have begun and are not over
 cdef Py_ssize_t FEW = 4    # as in _pure/drive.py
 
 
+cdef list _ready = []        # tasks that go on in the next turn
+cdef object _ready_of = None  # of this loop
+
+
+cdef _soon(RequestTask task):
+    """``task`` goes on in its loop's next turn: with all others in one callback of the loop, which is a third of what a
+    callback for each costs."""
+    global _ready_of
+    if _ready:
+        if _ready_of is task._loop:
+            _ready.append(task)
+            return
+        if not _ready_of.is_closed():
+            task._loop.call_soon(task._go_on)
+            return
+        _ready.clear()
+    _ready_of = task._loop
+    _ready.append(task)
+    _ready_of.call_soon(_go_on_all)
+
+
+def _go_on_all():
+    global _ready
+    cdef list tasks = _ready
+    cdef Py_ssize_t i = 0
+    _ready = []
+    try:
+        while i < len(tasks):
+            i += 1
+            (<RequestTask>tasks[i - 1])._step(None)
+    finally:
+        while i < len(tasks):  # the process is being interrupted
+            i += 1
+            _soon(<RequestTask>tasks[i - 1])
+
+
 def requests_begun():
     return _live
 
@@ -136,7 +172,7 @@ cdef class Waiter(Callbacks):
         self._state = state
         self._result = result
         if self._task is not None:
-            self._loop.call_soon(self._task._go_on)
+            _soon(self._task)
             self._task = None
         self._tell()
 
@@ -166,7 +202,7 @@ cdef class RequestTask(Callbacks):
         if at_once and _live <= FEW:
             self._step(None)
         else:
-            self._loop.call_soon(self._go_on)
+            _soon(self)
 
     # ------------------------------------------------------------------ what asyncio wants of a task
     def get_coro(self):
@@ -263,9 +299,9 @@ cdef class RequestTask(Callbacks):
             if waiter._state == PENDING:
                 waiter._task = self
             else:
-                self._loop.call_soon(self._go_on)
+                _soon(self)
         elif result is None:
-            self._loop.call_soon(self._go_on)
+            _soon(self)
         elif getattr(result, "_asyncio_future_blocking", None):
             result._asyncio_future_blocking = False
             self._waits_for = result

@@ -29,9 +29,9 @@ class RequestHead:
         """The value of the first field of this name, without blanks around it; ``None`` if there is none."""
     def values(
         self,
-    ) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]:
+    ) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]:
         """All that a request of the data plane is looked at for, in one call: ``Authorization``, ``X-API-Key``,
-        ``Content-Type``, ``Content-Encoding``, ``X-Request-ID``, ``Origin``."""
+        ``Content-Type``, ``Content-Encoding``, ``X-Request-ID``, ``Origin``, ``X-Request-Timeout``."""
     def forget(self) -> None:
         """Let go of the bytes; ``value`` gives ``None`` until the next ``read``."""
     @property

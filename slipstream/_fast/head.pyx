@@ -13,26 +13,7 @@ from libc.string cimport memchr, memcmp
 
 from slipstream._fast.http1syntax cimport next_item, same
 
-cdef enum:
-    N_FIELDS = 8
-    MAX_ROUTES = 16
-    LENGTH_MAX_DIGITS = 15
-
 H_AUTHORIZATION, H_API_KEY, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_REQUEST_ID, H_ORIGIN, H_TIMEOUT, H_ACCEPT = range(N_FIELDS)
-
-cdef struct Span:
-    Py_ssize_t start, end
-
-cdef struct Head:
-    Span fields[N_FIELDS]
-    Py_ssize_t end, length
-    int route
-    bint chunked, keep, close, expect, old
-
-cdef struct Route:
-    const char* path
-    Py_ssize_t n
-
 
 cdef int field_id(const uint8_t* p, Py_ssize_t n) noexcept nogil:
     """Which of the fields we look at is called so; -1 for the others. Lengths first: most names fail there."""
@@ -132,17 +113,11 @@ cdef inline void framing_at(Head* h, const uint8_t* p, Py_ssize_t i, Py_ssize_t 
 
 
 cdef class RequestHead:
-    cdef Head h
-    cdef Route routes[MAX_ROUTES]
-    cdef int n_routes
-    cdef tuple paths
-    cdef bytes data
-    cdef Py_ssize_t at
-
     def __init__(self, tuple paths not None):
         if len(paths) > MAX_ROUTES:
             raise ValueError("too many routes")
         self.h.route = self.h.length = -1
+        self._publish()
         self.paths = paths  # keeps the strings alive for the pointers
         self.n_routes = len(paths)
         for i in range(self.n_routes):
@@ -150,7 +125,9 @@ cdef class RequestHead:
             self.routes[i].path = PyBytes_AS_STRING(path)
             self.routes[i].n = PyBytes_GET_SIZE(path)
 
-    def read(self, bytes data not None, Py_ssize_t at=0):
+    cpdef Py_ssize_t read(self, bytes data, Py_ssize_t at=0) except -2:
+        if data is None:
+            raise TypeError("data must be bytes")
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(data)
         if at < 0 or at > n:
@@ -162,10 +139,21 @@ cdef class RequestHead:
         if not read_head(&self.h, p + at, n - at, self.routes, self.n_routes):
             self.h.route = -1
             self.data = None
+            self._publish()
             return -1
+        self._publish()
         return at + self.h.end
 
-    cdef inline object copied(self, int field):
+    cdef _publish(self):
+        cdef Head* h = &self.h
+        self.route = h.route
+        self.content_length = h.length
+        self.chunked = h.chunked
+        self.expect_continue = h.expect and not h.old and (h.chunked or h.length > 0)
+        self.keep_alive = not h.close and (h.keep or not h.old)
+        self.http10 = h.old
+
+    cdef object copied(self, int field):
         cdef Span span = self.h.fields[field]
         if span.start < 0 or self.data is None:
             return None
@@ -174,29 +162,13 @@ cdef class RequestHead:
     def value(self, int field):
         return self.copied(field) if 0 <= field < N_FIELDS else None
 
-    def values(self):
-        return self.copied(0), self.copied(1), self.copied(2), self.copied(3), self.copied(4), self.copied(5)
+    cpdef tuple values(self):
+        return (
+            self.copied(0), self.copied(1), self.copied(2), self.copied(3), self.copied(4), self.copied(5), self.copied(6)
+        )
 
     def forget(self):
         self.data = None
 
     @property
     def start(self): return self.at
-
-    @property
-    def route(self): return self.h.route
-
-    @property
-    def content_length(self): return self.h.length
-
-    @property
-    def chunked(self): return bool(self.h.chunked)
-
-    @property
-    def expect_continue(self): return bool(self.h.expect and not self.h.old and (self.h.chunked or self.h.length > 0))
-
-    @property
-    def keep_alive(self): return bool(not self.h.close and (self.h.keep or not self.h.old))
-
-    @property
-    def http10(self): return bool(self.h.old)

@@ -158,12 +158,6 @@ cdef Py_ssize_t run(Guard* g, const uint8_t* p, Py_ssize_t n, Py_ssize_t safe) n
 
 
 cdef class RequestGuard:
-    cdef Guard g
-    cdef bytearray held
-    cdef readonly int error_status
-    cdef readonly str error_reason
-    cdef readonly bint error_in_body
-
     def __init__(self, Py_ssize_t max_target=16384, Py_ssize_t max_field=16384, Py_ssize_t max_fields=65536,
                  Py_ssize_t max_count=128, Py_ssize_t max_body=67108864, Py_ssize_t max_chunk_ext=4096):
         limits = (max_target, max_field, max_fields, max_count, max_body, max_chunk_ext)
@@ -178,7 +172,9 @@ cdef class RequestGuard:
         self.error_reason = ""
         self.error_in_body = False
 
-    def feed(self, bytes data not None):
+    cpdef bytes feed(self, bytes data):
+        if data is None:
+            raise TypeError("data must be bytes")
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data), safe = 0
         if self.g.state >= DONE:
             return b""

@@ -315,7 +315,9 @@ cdef class ReplyScan:
         conclude(&r)
         return r.flags
 
-    def scan(self, bytes data not None, Py_ssize_t start=0, Py_ssize_t end=-1):
+    cpdef int scan(self, bytes data, Py_ssize_t start=0, Py_ssize_t end=-1) except -1:
+        if data is None:
+            raise TypeError("data must be bytes")
         cdef Py_ssize_t stop
         cdef Reply r
         if end == -1:

@@ -120,13 +120,6 @@ cdef void to_lower(char* out, const char* p, Py_ssize_t n) noexcept nogil:
 
 
 cdef class ResponseReader:
-    cdef Reader r
-    cdef bytearray held
-    cdef bytes head, body
-    cdef readonly int status
-    cdef readonly bint keep_alive, started
-    cdef readonly str error_reason
-
     def __init__(self, Py_ssize_t max_head=65536, Py_ssize_t max_fields=256, Py_ssize_t max_informational=16):
         limits = (max_head, max_fields, max_informational)
         if min(limits) < 0 or max(limits) > _pure.LIMIT_MAX:
@@ -137,7 +130,7 @@ cdef class ResponseReader:
         self.expect()
         self.r.state = DONE
 
-    def expect(self):
+    cpdef expect(self):
         if self.r.state != DONE:
             raise RuntimeError("the connection cannot take a request")
         self.r.state = IN_HEAD
@@ -147,7 +140,9 @@ cdef class ResponseReader:
         self.head = self.body = self.held = None
         self.error_reason = ""
 
-    def feed(self, bytes data not None):
+    cpdef int feed(self, bytes data) except -1:
+        if data is None:
+            raise TypeError("data must be bytes")
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data), at = 0
         cdef int flags = 0
         self.body = None
@@ -240,14 +235,14 @@ cdef class ResponseReader:
         self.keep_alive = False
         return EXTRA_FLAG
 
-    def take_body(self):
+    cpdef bytes take_body(self):
         if self.body is None:
             return b""
         body = self.body
         self.body = None
         return body
 
-    def end(self):
+    cpdef int end(self) except -1:
         cdef int state = self.r.state
         if state == IN_HEAD or (state != TO_CLOSE and state < DONE):
             return self._refuse(NO_HEAD if state == IN_HEAD else TRUNCATED)
@@ -255,7 +250,9 @@ cdef class ResponseReader:
             self._spoil()
         return DONE_FLAG if state == TO_CLOSE else 0
 
-    def header(self, bytes name not None):
+    cpdef bytes header(self, bytes name):
+        if name is None:
+            raise TypeError("name must be bytes")
         cdef Py_ssize_t at = 0, colon = 0, a = 0, b = 0
         while next_field(self.head, &at, &colon, &a, &b):
             if PyBytes_GET_SIZE(name) == colon - at and is_name(

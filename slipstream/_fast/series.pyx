@@ -48,7 +48,7 @@ cdef class Series:
         slot = find_or_claim(t.histogram_slots, HISTOGRAM_WORDS, t.n_histograms, HISTOGRAM_KEY, k, n, n_values)
         return slot if slot < 0 else t.n_counters + slot
 
-    def add(self, Py_ssize_t slot, Py_ssize_t index, int64_t delta):
+    cpdef add(self, Py_ssize_t slot, Py_ssize_t index, int64_t delta):
         fetch_add(self.slot(slot, index), <uint64_t>delta)
 
     def set(self, Py_ssize_t slot, Py_ssize_t index, int64_t value):

@@ -1,4 +1,5 @@
 # Contents of sse.pyx: the layout. What it owns and why it is so stands there.
+from slipstream._fast.jsonreply cimport ReplyScan
 
 cdef enum:
     DATA = 1
@@ -52,6 +53,9 @@ cdef class SseFramer:
     cdef readonly long long retry, events
     cdef readonly Py_ssize_t run_start, run_end     # of the last call of ordinary()
     cdef readonly int run_content, run_finish
+    cpdef feed(self, bytes chunk)
+    cpdef int ordinary(self, ReplyScan look) except -1
+    cpdef bytes slice(self, Py_ssize_t start, Py_ssize_t end)
     cdef int join(self, const char* c, Py_ssize_t n) except -1
     cdef bytes span(self, Span s)
     cdef done(self, int got)

@@ -236,7 +236,9 @@ cdef class SseFramer:
     def __dealloc__(self):
         PyMem_Free(self.own)
 
-    def feed(self, bytes chunk not None):
+    cpdef feed(self, bytes chunk):
+        if chunk is None:
+            raise TypeError("chunk must be bytes")
         cdef Framer* f = &self.f
         cdef const char* c = PyBytes_AS_STRING(chunk)
         cdef Py_ssize_t n = PyBytes_GET_SIZE(chunk), i = 0
@@ -309,8 +311,10 @@ cdef class SseFramer:
     def next(self):
         return self.done(scan(&self.f))
 
-    def ordinary(self, ReplyScan look not None):
+    cpdef int ordinary(self, ReplyScan look) except -1:
         """Over the blocks that a relay passes on without a second thought; the flags of the first other one."""
+        if look is None:
+            raise TypeError("look must be a ReplyScan")
         cdef Framer* f = &self.f
         cdef Block* b = &f.cur
         cdef int got, found
@@ -362,7 +366,7 @@ cdef class SseFramer:
     def stray(self):
         return self.span(self.f.cur.stray) if self.f.cur.flags & STRAY else b""
 
-    def slice(self, Py_ssize_t start, Py_ssize_t end):
+    cpdef bytes slice(self, Py_ssize_t start, Py_ssize_t end):
         if not 0 <= start <= end <= self.f.s.n:
             raise ValueError("span outside of the buffer")
         if self.chunk is not None and start == 0 and end == PyBytes_GET_SIZE(self.chunk):

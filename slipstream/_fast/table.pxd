@@ -1,5 +1,5 @@
 # Contents of table.pyx: the layout of the shared table. What it owns and why it is so stands there.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from slipstream._fast.atomics cimport load, load32
 
@@ -69,6 +69,13 @@ cdef class Table:
     cdef uint64_t* row(self, Py_ssize_t row) except NULL
     cdef uint64_t* worker(self, Py_ssize_t worker) except NULL
     cdef uint32_t* cell(self, Py_ssize_t worker, Py_ssize_t row) except NULL
+    cpdef record(self, Py_ssize_t row, int failure_class, int64_t latency_us, int64_t ttft_us, uint64_t now_ns)
+    cpdef uint64_t breaker(self, Py_ssize_t row) except? 0xFFFFFFFFFFFFFFFF
+    cpdef uint64_t cooldown(self, Py_ssize_t row) except? 0xFFFFFFFFFFFFFFFF
+    cpdef bint available(self, Py_ssize_t row, uint64_t now_ns) except -1
+    cpdef add_usage(self, Py_ssize_t row, uint64_t tokens_in, uint64_t tokens_out, uint64_t micro_usd)
+    cpdef enter(self, Py_ssize_t worker, Py_ssize_t row)
+    cpdef leave(self, Py_ssize_t worker, Py_ssize_t row)
 
 cdef extern from *:
     """

@@ -286,7 +286,7 @@ cdef class Table:
                 found.append((i, PyBytes_FromStringAndSize(key, n)))
         return found
 
-    def record(self, Py_ssize_t row, int failure_class, int64_t latency_us, int64_t ttft_us, uint64_t now_ns):
+    cpdef record(self, Py_ssize_t row, int failure_class, int64_t latency_us, int64_t ttft_us, uint64_t now_ns):
         cdef uint64_t* r = self.row(row)
         cdef uint64_t* windows = self.windows + row * WINDOW_WORDS
         if <unsigned int>failure_class >= CLASSES:
@@ -334,13 +334,13 @@ cdef class Table:
         cdef uint64_t w = load(self.row(row) + R_LAST)
         return w & 127, w >> 8, bool(w & CURRENT)
 
-    def breaker(self, Py_ssize_t row):
+    cpdef uint64_t breaker(self, Py_ssize_t row) except? 0xFFFFFFFFFFFFFFFF:
         return load_acquire(self.row(row) + R_BREAKER)
 
     def cas_breaker(self, Py_ssize_t row, uint64_t old, uint64_t new):
         return <bint>cas(self.row(row) + R_BREAKER, &old, new)
 
-    def cooldown(self, Py_ssize_t row):
+    cpdef uint64_t cooldown(self, Py_ssize_t row) except? 0xFFFFFFFFFFFFFFFF:
         return load(self.row(row) + R_COOLDOWN)
 
     def extend_cooldown(self, Py_ssize_t row, uint64_t until_ns):
@@ -349,10 +349,10 @@ cdef class Table:
     def clear_cooldown(self, Py_ssize_t row):
         store(self.row(row) + R_COOLDOWN, 0)
 
-    def available(self, Py_ssize_t row, uint64_t now_ns):
+    cpdef bint available(self, Py_ssize_t row, uint64_t now_ns) except -1:
         return not shut(self.row(row), now_ns)
 
-    def add_usage(self, Py_ssize_t row, uint64_t tokens_in, uint64_t tokens_out, uint64_t micro_usd):
+    cpdef add_usage(self, Py_ssize_t row, uint64_t tokens_in, uint64_t tokens_out, uint64_t micro_usd):
         cdef uint64_t* r = self.row(row)
         fetch_add(r + R_TOKENS_IN, tokens_in)
         fetch_add(r + R_TOKENS_OUT, tokens_out)
@@ -433,10 +433,10 @@ cdef class Table:
         store_release(w + W_PID, 0)  # last: nobody claims the slot while it has counts of the dead
         return dropped
 
-    def enter(self, Py_ssize_t worker, Py_ssize_t row):
+    cpdef enter(self, Py_ssize_t worker, Py_ssize_t row):
         fetch_add32(self.cell(worker, row), 1)
 
-    def leave(self, Py_ssize_t worker, Py_ssize_t row):
+    cpdef leave(self, Py_ssize_t worker, Py_ssize_t row):
         cdef uint32_t* cell = self.cell(worker, row)
         cdef uint32_t seen = load32(cell)
         while seen and not cas32(cell, &seen, seen - 1):

@@ -17,18 +17,6 @@ from slipstream._fast.atomics cimport fetch_add
 from slipstream._fast.series cimport Series
 from slipstream._fast.table cimport Table
 
-cdef enum:
-    ONES_MAX = 8
-    SUMS_MAX = 3
-    TIMES_MAX = 3
-    BOUNDS_MAX = 18
-
-cdef struct Times:
-    uint64_t* values[BOUNDS_MAX + 2]
-    double bounds[BOUNDS_MAX]
-    int n
-
-
 cdef void add_time(Times* t, double seconds) noexcept nogil:
     """One more in the first bucket whose bound is not below ``seconds``, and the nanoseconds to the sum."""
     cdef int i = 0
@@ -40,12 +28,6 @@ cdef void add_time(Times* t, double seconds) noexcept nogil:
 
 @cython.final
 cdef class Tally:
-    cdef Table table
-    cdef uint64_t* ones[ONES_MAX]
-    cdef uint64_t* sums[SUMS_MAX]
-    cdef Times times[TIMES_MAX]
-    cdef int n_ones, n_sums, n_times
-
     def __init__(self, Series series not None, ones, sums, times):
         if len(ones) > ONES_MAX or len(sums) > SUMS_MAX or len(times) > TIMES_MAX:
             raise ValueError("a tally has at most 8 ones, 3 sums and 3 times")
@@ -76,7 +58,7 @@ cdef class Tally:
             t.values[i] = series.slot(slot, i)
         t.n = <int>len(bounds)
 
-    def add(self, int64_t a=0, int64_t b=0, int64_t c=0, double x=-1.0, double y=-1.0, double z=-1.0):
+    cpdef add(self, int64_t a=0, int64_t b=0, int64_t c=0, double x=-1.0, double y=-1.0, double z=-1.0):
         cdef int i
         cdef int64_t[3] amounts
         cdef double[3] seconds

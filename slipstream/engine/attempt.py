@@ -23,9 +23,10 @@ from ..wire.request import Call, outbound_body
 from ..wire.usage import estimate
 from .context import RequestContext
 from .exchange import Exchange
+from .native import Checked, check_native, native_tap, native_usage
 from .relay import LINGER_S, MAX_REPLY_BYTES, Relay, read_whole
 from .runtime import Active, Outbound, Runtime
-from .translate import Conversion, Tap, check_native, convert, native_tap, refuse_dropped
+from .translate import Conversion, Tap, convert, refuse_dropped
 
 _PRIORITY = {"high": HIGH, "low": LOW}
 ESTIMATED = block({"x-slipstream-usage-source": "estimated"})
@@ -48,14 +49,12 @@ async def attempt(
 ) -> None:
     """Ask ``target`` for ``model`` (its own name for it). Returns when the client has its answer."""
     ctx.target = target
-    provider = target.provider
-    outbound = active.outbound[provider.name]
-    timeouts, kind = provider.timeouts, outbound.kind
+    outbound = active.outbound[target.provider.name]
     conversion: Conversion | None = None
     post = outbound.post.get(call.endpoint)
     if post is not None:  # the ordinary case: the client's bytes go to a place that is always the same
-        body = outbound_body(call, model, ask_usage=kind.ask_usage, rename=kind.rename)
-        request = UpstreamRequest(post[0], post[1], body, timeouts.connect_s)
+        body = outbound_body(call, model, outbound.ask_usage, outbound.rename)
+        request = UpstreamRequest(post[0], post[1], body, outbound.connect_s)
     else:
         if outbound.signer is not None:
             await outbound.ready()
@@ -65,20 +64,20 @@ async def attempt(
             _answer_estimate(exchange, outbound, call)
             return
         url, headers = outbound.prepared(built.url, built.headers, built.body, runtime.wall())
-        request = UpstreamRequest(url, headers, built.body, timeouts.connect_s)
-    clock, deadlines = runtime.clock, runtime.deadlines
-    bulkhead = outbound.bulkhead
+        request = UpstreamRequest(url, headers, built.body, outbound.connect_s)
+    clock, deadlines = runtime.clock, runtime.deadlines()
+    bulkhead = outbound.bulkhead()
     if not bulkhead.try_enter():
         await _place(runtime, ctx, exchange, bulkhead, target)
     ctx.attempts += 1
     sent = ctx.t_attempt = clock()
     limit = outbound.first_byte_s[call.stream]
     reply: UpstreamReply | None = None
-    runtime.enter(runtime.worker, target.row)
+    runtime.enter(target.row)
     try:
         if ctx.pulse is not None:
             ctx.pulse.head = _told(outbound.stream_headers, ctx)
-        most_s = timeouts.total_s if ctx.asked_s is None else total_s(ctx, timeouts)
+        most_s = outbound.total_s if ctx.asked_s is None else min(outbound.total_s, ctx.asked_s)
         with Watchdog(deadlines, deadlines.time() + most_s - (sent - ctx.t_start), most_s) as dog:
             if limit < most_s:
                 dog.arm("first_byte", limit)
@@ -88,36 +87,39 @@ async def attempt(
                 ctx.header_s = waited = clock() - sent
                 ctx.upstream_s += waited
             if not 200 <= reply.status < 300:
-                raise await _refused(runtime, ctx, reply, dog, timeouts.idle_s, outbound)
+                raise await _refused(runtime, ctx, reply, dog, outbound.idle_s, outbound)
             if call.stream:
-                await _stream(runtime, ctx, exchange, reply, dog, timeouts.idle_s, call, conversion)
+                await _stream(runtime, ctx, exchange, reply, dog, outbound.idle_s, call, conversion)
             else:
                 if reply.complete:
                     whole = reply.take()
                 else:
-                    whole = await read_whole(ctx, reply, dog, timeouts.idle_s, MAX_REPLY_BYTES, clock)
+                    whole = await read_whole(ctx, reply, dog, outbound.idle_s, MAX_REPLY_BYTES, clock)
+                checked: Checked
                 if conversion is None:
-                    usage = check_native(call, whole, provider.name)
+                    checked = check_native(call, whole, outbound.name)
                 else:
-                    whole, usage = conversion.whole(whole, reply.headers, (clock() - ctx.t_start) * 1000)
-                if usage is not None:
-                    ctx.usage = usage
+                    whole, checked = conversion.whole(whole, reply.headers, (clock() - ctx.t_start) * 1000)
                 if ctx.race is not None:
+                    ctx.usage = native_usage(checked, whole) or ctx.usage  # also of one that loses
                     ctx.race.claim(ctx)
                     ctx.committed = True
                 head = outbound.whole_headers
-                exchange.reply(200, _told(head, ctx) if ctx.attempts > 1 or ctx.dropped else head, whole)
+                try:
+                    exchange.reply(200, _told(head, ctx) if ctx.attempts > 1 or ctx.dropped else head, whole)
+                finally:  # the provider has answered, whether the client takes it or not
+                    ctx.usage = native_usage(checked, whole) or ctx.usage
         if call.stream:
             # the client has its answer: the rest of the body is the transport's business
             reply.linger(LINGER_S)
             reply = None
     except UpstreamError as error:
-        if isinstance(error, UpstreamTimeout) and error.phase == "total" and most_s < timeouts.total_s:
+        if isinstance(error, UpstreamTimeout) and error.phase == "total" and most_s < outbound.total_s:
             error.failure = FailureClass.CLIENT_GONE  # the client's deadline says nothing about the target
-        raise refine(error, kind.name, provider.name) from None
+        raise refine(error, outbound.kind.name, outbound.name) from None
     finally:
         bulkhead.leave()
-        runtime.leave(runtime.worker, target.row)
+        runtime.leave(target.row)
         if reply is not None:
             reply.close()
 
@@ -178,7 +180,7 @@ def _native(call: Call, outbound: Outbound, model: str, exchange: Exchange) -> B
     kind = outbound.kind
     if call.endpoint not in kind.natives:
         return None
-    body = outbound_body(call, model, ask_usage=kind.ask_usage, rename=kind.rename)
+    body = outbound_body(call, model, kind.ask_usage, kind.rename)
     return Built(kind.url(outbound.spec, call.endpoint, model, call.stream), body, _passed(outbound, exchange))
 
 

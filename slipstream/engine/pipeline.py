@@ -24,7 +24,7 @@ from ..wire.faces import FACES, Face
 from ..wire.headers import Block, block
 from ..wire.request import Call, is_model_name, peek
 from ..wire.usage import estimate
-from . import account
+from .account import NONE, attempted, settle
 from .attempt import attempt, prompt_bytes, total_s
 from .context import RequestContext
 from .exchange import ClientGone, Exchange
@@ -55,40 +55,43 @@ async def serve(
     runtime.requests += 1
     active = runtime.pin()
     runtime.metrics.enter(label)
+    failure: GatewayError | None = None
     try:
-        body = await exchange.body()
-        ctx.t_read = runtime.clock()
-        call = ctx.call = peek(endpoint, body)
-        ctx.asked_s = exchange.asked_s
-        if call.stream:
-            with Pulse(runtime.pulses, exchange, FACES[endpoint].ping) as ctx.pulse:
+        try:
+            body = await exchange.body()
+            ctx.t_read = runtime.clock()
+            call = ctx.call = peek(endpoint, body)
+            ctx.asked_s = exchange.asked_s
+            if call.stream:
+                with Pulse(runtime.pulses(), exchange, FACES[endpoint].ping) as ctx.pulse:
+                    await _answer(runtime, active, ctx, exchange, call)
+            else:
                 await _answer(runtime, active, ctx, exchange, call)
-        else:
-            await _answer(runtime, active, ctx, exchange, call)
-        ctx.status = 200
-    except GatewayError as error:
-        ctx.error = error
-        ctx.status = 200 if exchange.started else error.status
-        await _respond(runtime, active, ctx, exchange, error)
-    except (asyncio.CancelledError, ClientGone):
-        ctx.status = CLIENT_GONE_STATUS
-        _abandoned(runtime, ctx)
-        raise
-    except BaseException:
-        ctx.status = 500
-        raise
+            ctx.status = 200
+        except GatewayError as error:
+            failure = ctx.error = error
+            ctx.status = 200 if exchange.started else error.status
+        except (asyncio.CancelledError, ClientGone):
+            ctx.status = CLIENT_GONE_STATUS
+            _abandoned(runtime, ctx)
+            raise
+        except BaseException:
+            ctx.status = 500
+            raise
+        if failure is not None:
+            await _respond(runtime, active, ctx, exchange, failure)
     finally:
         if ctx.probe and ctx.target is not None:  # it ended without a word about the target
             active.breakers.released(ctx.target.row, runtime.clock())
         runtime.metrics.leave(label)
         runtime.release(active)
-        account.settle(runtime, active, ctx)
+        settle(runtime, active, ctx)
 
 
 async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchange: Exchange, call: Call) -> None:
     """Try the targets in turn until one answers. Raises the last failure if none does."""
     pool = _route(active, ctx, call)
-    target = pool.choose(NOTHING, runtime.table.available, ctx.t_read)
+    target = pool.first(runtime.table, ctx.t_read)
     if target is None or runtime.table.breaker(target.row) or target.limited:
         found = choose(runtime, active, pool, NOTHING, ctx.t_read, turn=target, call=call)
         if found is None:
@@ -97,54 +100,60 @@ async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchang
     model = target.upstream_model or call.model
     search: Search | None = None
     while True:
+        failure: UpstreamError | Overloaded | None = None
         try:
-            delay_s = _hedge_after(runtime, active, call, target) if active.hedging.settings.enabled else None
+            delay_s = _hedge_after(runtime, active, call, target) if active.hedges else None
             if delay_s is None or search is not None:
                 await attempt(runtime, active, ctx, exchange, call, target, model)
             else:
                 race = Hedged(runtime, active, ctx, exchange, call, _failed)
                 target, model, pool, ctx.probe = await race.run(Choice(target, model, pool, ctx.probe), delay_s)
-                if race.error is not None:
-                    raise race.error
+                failure = race.error
         except (UpstreamError, Overloaded) as error:
-            failed = Choice(target, model, pool, ctx.probe)
-            _failed(runtime, active, ctx, failed, error)
-            if ctx.committed:
-                raise
-            search = search or Search(runtime, active, call, failed)
-            following, delay_s = _following(runtime, active, ctx, exchange, search, failed, error)
-            if following is None:
-                _tell_when(runtime, active, call, failed.pool, error)
-                raise
-            again = following[:2] == failed[:2]
-            target, model, pool, ctx.probe = following
-            ctx.target = target
-            if delay_s:
-                ctx.waits = True
-                waited_from = runtime.clock()
-                await asyncio.sleep(delay_s)
-                ctx.upstream_s += runtime.clock() - waited_from  # for its sake, not our own time (R38)
-                ctx.waits = False
-            if again and search.waits(following):  # others have asked it meanwhile
-                search.release(following)
-                _tell_when(runtime, active, call, pool, error)
-                raise
-            runtime.metrics.count(RETRIES if again else FAILOVERS)
-            if RETRY[error.failure].ambiguous:
-                runtime.metrics.count(RETRY_AMBIGUOUS)
-        else:
-            account.attempted(runtime, ctx, account.NONE)
-            if (
-                ctx.first_content_at
-                and active.snapshot.resilience.breaker.latency_factor
-                and active.breakers.slow(target.row, runtime.clock(), pool.rows)
-            ):
-                runtime.metrics.count(EJECTED, (target.provider.name,))
-            if runtime.table.cooldown(target.row) or runtime.table.breaker(target.row):
-                active.cooldowns.succeeded(target.row)
-                active.breakers.succeeded(target.row, runtime.clock(), probe=ctx.probe)
-                ctx.probe = False
+            failure = error
+        if failure is None:
+            _succeeded(runtime, active, ctx, target, pool)
             return
+        failed = Choice(target, model, pool, ctx.probe)
+        _failed(runtime, active, ctx, failed, failure)
+        if ctx.committed:
+            raise failure
+        search = search or Search(runtime, active, call, failed)
+        following, delay_s = _following(runtime, active, ctx, exchange, search, failed, failure)
+        if following is None:
+            _tell_when(runtime, active, call, failed.pool, failure)
+            raise failure
+        again = following[:2] == failed[:2]
+        target, model, pool, ctx.probe = following
+        ctx.target = target
+        if delay_s:
+            ctx.waits = True
+            waited_from = runtime.clock()
+            await asyncio.sleep(delay_s)
+            ctx.upstream_s += runtime.clock() - waited_from  # for its sake, not our own time (R38)
+            ctx.waits = False
+        if again and search.waits(following):  # others have asked it meanwhile
+            search.release(following)
+            _tell_when(runtime, active, call, pool, failure)
+            raise failure
+        runtime.metrics.count(RETRIES if again else FAILOVERS)
+        if RETRY[failure.failure].ambiguous:
+            runtime.metrics.count(RETRY_AMBIGUOUS)
+
+
+def _succeeded(runtime: Runtime, active: Active, ctx: RequestContext, target: Target, pool: Pool) -> None:
+    """What the end of an attempt that went well says about its target."""
+    attempted(runtime, ctx, NONE)
+    if (
+        ctx.first_content_at
+        and active.snapshot.resilience.breaker.latency_factor
+        and active.breakers.slow(target.row, runtime.clock(), pool.rows)
+    ):
+        runtime.metrics.count(EJECTED, (target.provider.name,))
+    if runtime.table.cooldown(target.row) or runtime.table.breaker(target.row):
+        active.cooldowns.succeeded(target.row)
+        active.breakers.succeeded(target.row, runtime.clock(), probe=ctx.probe)
+        ctx.probe = False
 
 
 def _hedge_after(runtime: Runtime, active: Active, call: Call, target: Target) -> float | None:
@@ -164,7 +173,7 @@ def _failed(
     now, row = runtime.clock(), choice.target.row
     ctx.probe = False
     if isinstance(error, UpstreamError):
-        account.attempted(runtime, ctx, error.failure)
+        attempted(runtime, ctx, error.failure)
         if isinstance(error, UpstreamTimeout):
             runtime.metrics.count(TIMEOUTS, (choice.target.provider.name, error.phase))
         active.cooldowns.failed(row, error.failure, now, error.retry_after_s)
@@ -296,6 +305,6 @@ def _abandoned(runtime: Runtime, ctx: RequestContext) -> None:
     """The client left. If an attempt was under way it is counted, and its prompt was very likely paid for."""
     if ctx.target is None or ctx.call is None or ctx.waits:
         return
-    account.attempted(runtime, ctx, FailureClass.CLIENT_GONE)
+    attempted(runtime, ctx, FailureClass.CLIENT_GONE)
     if ctx.usage.source == "none":
         ctx.usage = estimate(prompt_bytes(ctx.call), 0)

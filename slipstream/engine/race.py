@@ -10,7 +10,6 @@ The rule that must not be broken: nothing is written to the client before the ra
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable
 
 from ..errors import UpstreamError
@@ -120,7 +119,7 @@ class Hedged:
         return True
 
     def _start(self, choice: Choice) -> None:
-        ctx = copy.copy(self._ctx)
+        ctx = self._ctx.beside()
         ctx.race = self._race
         ctx.attempts += len(self._running)
         ctx.probe = choice.probe
@@ -168,6 +167,5 @@ class Hedged:
         """The request goes on with what its last attempt has found."""
         if winner.attempts > self._ctx.attempts + 1 and winner.committed:
             self._runtime.metrics.count(HEDGES, ("won",))
-        for name in winner.__struct_fields__:
-            setattr(self._ctx, name, getattr(winner, name))
+        self._ctx.adopt(winner)
         self._ctx.race = None

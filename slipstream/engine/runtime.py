@@ -55,8 +55,9 @@ class Outbound:
     """One provider, ready to be called: its type row, its transport, and URL and header block per endpoint."""
 
     __slots__ = (
-        "_bulkhead", "_headers", "_prepared", "_starting", "first_byte_s", "key", "kind", "post", "queue_wait_s",
-        "signer", "spec", "stream_headers", "transport", "whole_headers",
+        "_bulkhead", "_headers", "_prepared", "_starting", "ask_usage", "connect_s", "first_byte_s", "idle_s", "key",
+        "kind", "name", "post", "queue_wait_s", "rename", "signer", "spec", "stream_headers", "total_s", "transport",
+        "whole_headers",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +69,11 @@ class Outbound:
         self.transport = transport
         self.signer = signer or self.kind.signer(spec)
         self.queue_wait_s = snapshot.resilience.admission.queue_wait_s
-        self.first_byte_s = first_byte_limits(spec.timeouts)
+        self.name = spec.name
+        self.ask_usage, self.rename = self.kind.ask_usage, self.kind.rename
+        timeouts = spec.timeouts
+        self.connect_s, self.idle_s, self.total_s = timeouts.connect_s, timeouts.idle_s, timeouts.total_s
+        self.first_byte_s = first_byte_limits(timeouts)
         """Seconds, for whole replies and for streams."""
         self._bulkhead: Bulkhead | None = None
         self._starting: asyncio.Future[None] | None = None
@@ -94,7 +99,6 @@ class Outbound:
             headers |= self.signer.headers("GET", url, b"", wall_now)
         return self.transport.prepare(url, headers)
 
-    @property
     def bulkhead(self) -> Bulkhead:
         """The places at this provider, of this process (Q01)."""
         found = self._bulkhead
@@ -183,8 +187,8 @@ class Active:
     while requests of an earlier generation run: transports that it took over may still serve them."""
 
     __slots__ = (
-        "breakers", "cooldowns", "hedging", "heir", "in_flight", "on_idle", "outbound", "outlasts", "policy", "redact",
-        "routes", "snapshot",
+        "breakers", "cooldowns", "hedges", "hedging", "heir", "in_flight", "on_idle", "outbound", "outlasts", "policy",
+        "redact", "routes", "snapshot",
     )  # fmt: skip
 
     def __init__(
@@ -199,6 +203,7 @@ class Active:
         self.cooldowns = Cooldowns(shared.table, random.random)
         self.breakers = Breakers(shared.table, breaker_settings(snapshot.resilience.breaker), random.random)
         hedge = snapshot.resilience.hedge
+        self.hedges = hedge.enabled
         self.hedging = HedgePolicy(HedgeSettings(hedge.enabled, hedge.delay_s, ratio=hedge.budget_share), hedge_budget)
         attempts = 1 + snapshot.routing.retries
         self.policy = RetryPolicy(max_attempts=attempts * (1 + MAX_FALLBACKS))
@@ -234,8 +239,6 @@ class Runtime:
         self.worker = self.table.claim_worker(os.getpid(), time.monotonic_ns()) if worker is None else worker
         """Our slot in the table; -1 if there was none left, then what is in flight per target is not counted."""
         self.metrics = Metrics(self.shared.series, self.worker)
-        self.enter: Callable[[int, int], None] = self.table.enter if self.worker >= 0 else _uncounted
-        self.leave: Callable[[int, int], None] = self.table.leave if self.worker >= 0 else _uncounted
         self.requests = 0
         """Requests of the data plane so far."""
         self.started_at = clock()
@@ -253,11 +256,9 @@ class Runtime:
 
     def count_requests(self, now: float) -> None:
         """Tell the retry budget of the requests since the last time: once a second, and before it is asked."""
-        for _ in range(self._counted, self.requests):
-            self.retry_budget.request(now)
+        self.retry_budget.request(now, self.requests - self._counted)
         self._counted = self.requests
 
-    @property
     def pulses(self) -> Pulses:
         """The heartbeats of all streams in the running loop."""
         found = self._pulses
@@ -265,13 +266,21 @@ class Runtime:
             found = self._pulses = Pulses(asyncio.get_running_loop(), self.active.snapshot.server.heartbeat_s)
         return found
 
-    @property
     def deadlines(self) -> Deadlines:
         """The limits of all attempts in the running loop."""
         found = self._deadlines
         if found is None:
             found = self._deadlines = Deadlines(asyncio.get_running_loop())
         return found
+
+    def enter(self, row: int) -> None:
+        """An attempt at the target in ``row`` begins; ``leave`` must follow."""
+        if self.worker >= 0:
+            self.table.enter(self.worker, row)
+
+    def leave(self, row: int) -> None:
+        if self.worker >= 0:
+            self.table.leave(self.worker, row)
 
     def pin(self) -> Active:
         """The configuration for one request; ``release`` must follow."""
@@ -343,10 +352,6 @@ class Runtime:
             else:
                 made[spec.name] = Outbound(spec, snapshot, self._make_transport(spec, snapshot))
         return made
-
-
-def _uncounted(_worker: int, _row: int) -> None:
-    """In place of ``Table.enter`` and ``leave`` for a worker without a slot."""
 
 
 def row_of(shared: SharedTable, name: str) -> int:

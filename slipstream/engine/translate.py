@@ -7,7 +7,6 @@ the call). It is pure: it builds what is sent and reads what comes; ``attempt`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Protocol
 
 import msgspec
@@ -15,16 +14,13 @@ import msgspec
 from ..config.snapshot import Price, ProviderSpec
 from ..errors import ClientError, GatewayError, UpstreamError
 from ..providers.base import ProviderType
-from ..types import Endpoint
 from ..wire.canonical import Answer, Built, Chunk, Json, StreamReader, StreamWriter, has_content
 from ..wire.codec import DecodeError, loads
 from ..wire.faces import COUNT_TOKENS, EMBEDDINGS, FACES, Face, Told
-from ..wire.openai_stream import StreamTap, check_reply
 from ..wire.request import Call
 from ..wire.usage import Usage
 
 MICROS = 1_000_000
-LAST_OPENAI = Endpoint.EMBEDDINGS
 """Chat, completions and embeddings come first: they have one form of reply."""
 
 
@@ -180,43 +176,6 @@ def refuse_dropped(dropped: list[str], provider: str) -> None:
             param=dropped[0],
             code="unsupported_parameter",
         )
-
-
-def native_tap(call: Call, provider: str) -> Tap:
-    """The reader on the side of a stream that is passed on as it is."""
-    if call.endpoint is Endpoint.MESSAGES:
-        from ..wire.anthropic.tap import MessagesTap
-
-        return MessagesTap(provider)
-    if call.endpoint is Endpoint.RESPONSES:
-        from ..wire.responses.tap import ResponsesTap
-
-        return ResponsesTap(provider)
-    return StreamTap(provider=provider, keep_usage=call.wants_usage)
-
-
-def check_native(call: Call, body: bytes, provider: str) -> Usage | None:
-    """Check a whole answer that is passed on as it is, and read its usage. Raises ``UpstreamError`` (R66)."""
-    endpoint = call.endpoint
-    if endpoint <= LAST_OPENAI:
-        return check_reply(endpoint, body, provider=provider)
-    return _check_of(endpoint)(body, provider)
-
-
-@cache
-def _check_of(endpoint: Endpoint) -> Callable[[bytes, str], Usage | None]:
-    """Imported when it is first needed, and kept: an import statement costs a microsecond each time."""
-    if endpoint is Endpoint.RESPONSES:
-        from ..wire.responses.tap import check_response
-
-        return check_response
-    if endpoint is Endpoint.COUNT_TOKENS:
-        from ..wire.anthropic.tap import check_count
-
-        return check_count
-    from ..wire.anthropic.tap import check_message
-
-    return check_message
 
 
 def micro_usd(price: Price | None, usage: Usage | None) -> int:

@@ -1,5 +1,8 @@
 # What of connection.py is C when it is compiled: attributes, and the calls between its classes and the compiled parsers.
 from slipstream._fast.drive cimport Waiter as CWaiter
+from slipstream._fast.response cimport ResponseReader as CResponseReader
+
+cdef int E_BODY, E_DONE, E_ERROR, E_EXTRA, E_HEAD
 
 
 cdef class NativeReply:
@@ -11,7 +14,7 @@ cdef class NativeReply:
     cdef public bint _done
 
     cpdef bytes take(self)
-    cpdef begin(self, reader)
+    cpdef begin(self, CResponseReader reader)
     cpdef bint feed(self, bytes data)
     cpdef wake(self)
     cpdef finish(self, bytes last=*)
@@ -22,7 +25,8 @@ cdef class NativeReply:
 cdef class Connection:
     cdef public CWaiter _head, pouring
     cdef public NativeReply reply
-    cdef public object _rest, pool, reader, sink, transport
+    cdef public CResponseReader reader
+    cdef public object _rest, pool, sink, transport
     cdef public bint _blocked, _held, _large, _paused, reused
     cdef public double born, idle_since
 

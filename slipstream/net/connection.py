@@ -212,16 +212,16 @@ class Connection:
             self.abort()  # nobody asked (S-14)
             return
         head = None
+        reusable = False
         if events & E_HEAD:
             reply.begin(reader)
             head, self._head = self._head, None
         if events & E_DONE:
             self.reply = None
             reply.finish(reader.take_body() if events & E_BODY else b"")
-            if events & E_EXTRA or not reader.keep_alive or (self._large and self._behind()):
+            reusable = not events & E_EXTRA and reader.keep_alive and not (self._large and self._behind())
+            if not reusable:
                 self.abort()
-            else:
-                self.pool.give_back(self)
         else:
             if events & E_BODY and reply.feed(reader.take_body()) and not self._paused:
                 self._paused = True
@@ -234,6 +234,8 @@ class Connection:
             reply.wake()
         elif not head.done():
             head.deliver(reply)
+        if reusable:  # last: the answer does not wait for it
+            self.pool.give_back(self)
 
     def eof_received(self) -> bool:
         reply = self.reply

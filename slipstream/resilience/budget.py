@@ -61,13 +61,13 @@ class Budget:
         self._balance = self._reserve
         """Reserve and deposits less spends of the slots that count. Below 0 when deposits were forgotten first."""
 
-    def request(self, now_s: float) -> None:
-        """A request came: the first attempt is everybody's right, and pays for a part of another."""
+    def request(self, now_s: float, number: int = 1) -> None:
+        """Requests came: the first attempt is everybody's right, and pays for a part of another."""
         turn = int(now_s * self._per_s)
         if turn > self._turn:
             self._move(turn)
-        self._requests[self._at] += 1
-        self._balance += self._deposit
+        self._requests[self._at] += number
+        self._balance += number * self._deposit
 
     def try_spend(self, now_s: float) -> bool:
         """Whether an extra attempt may be made. It is paid for then: ask when nothing else stands in its way."""

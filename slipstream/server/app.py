@@ -7,11 +7,8 @@ straight to ``engine.pipeline.serve``.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import os
 import re
-import secrets
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from urllib.parse import unquote
@@ -37,19 +34,18 @@ from . import openapi, pages
 from .auth import ANYBODY, REASONS, Authenticator
 from .exchange import AiohttpExchange
 from .faults import is_ours, where
+from .fields import check_media_type, choose_request_id
 from .gate import Gate, Refusal
 from .load import Load
 from .models import ModelList
 from .request import Request
 
 log = logging.getLogger("slipstream.server")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TOKENS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
 _EXPOSED = "X-Request-ID, Retry-After, x-slipstream-provider, x-slipstream-attempts, x-slipstream-trail"
 BUSY_S = 1
 """When a client that is one too many is told to come back."""
 SHORT_BODY_BYTES = 64 * 1024
-_JSON_TYPES = (b"application/json", b"text/json")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -308,28 +304,6 @@ def request_id(request: web.BaseRequest) -> str:
     return str(known)
 
 
-def choose_request_id(given: bytes | None) -> str:
-    """The client's ``X-Request-ID`` if it is a short plain token, else a new one: unique, not secret."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode("ascii")
-    return f"{_ids.prefix}{next(_ids.count):08x}"
-
-
-class _Ids:
-    """Request ids: a random prefix for each process and a counter."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        self.prefix = f"req_{secrets.token_hex(8)}"
-        self.count = itertools.count(1)
-
-
-_ids = _Ids()
-os.register_at_fork(after_in_child=_ids.renew)
-
-
 def cors_headers(cors: Cors, origin: str) -> dict[str, str]:
     """What a browser needs to see before a page of ``origin`` may read the answer (Fetch, "CORS protocol")."""
     if "*" in cors.origins:
@@ -384,17 +358,3 @@ def malformed(status: int, reason: str, max_body: int) -> GatewayError:
 def malformed_body(status: int, reason: str, _request_id: str, *, max_body: int) -> tuple[bytes, str]:
     """The reference listener's ``error_body``."""
     return dumps(error_object(malformed(status, reason, max_body))), "application/json"
-
-
-def check_media_type(value: bytes | None) -> None:
-    """Only JSON (or nothing said); anything else is refused, which also forces browsers to ask first (CORS
-    preflight).
-    """
-    if value is None or value == b"application/json":
-        return
-    media = value.partition(b";")[0].strip().lower()
-    if media in _JSON_TYPES or (media.startswith(b"application/") and media.endswith(b"+json")):
-        return
-    raise ClientError(
-        "The body must be JSON: send 'Content-Type: application/json'.", status=415, code="unsupported_media_type"
-    )

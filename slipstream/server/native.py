@@ -16,19 +16,20 @@ from typing import cast
 
 from .._fast import RequestHead
 from ..net.soon import Soon
+from ..types import Endpoint
 from ..wire.headers import Block
 from .acceptor import Accept, Listening
 from .app import App
 from .limits import CANCEL_S, ListenerLimits
 from .listener import Listener
 from .native_body import AT_ONCE
-from .native_connection import ENDPOINTS, NativeConnection
+from .native_connection import NativeConnection
 from .native_exchange import Turns
 from .surplus import Surplus
 
 __all__ = ["NativeConnection", "NativeListener"]
 
-PATHS = tuple(endpoint.path.encode() for endpoint in ENDPOINTS)
+PATHS = tuple(endpoint.path.encode() for endpoint in Endpoint)
 BACKLOG = 4096
 SWEEP_S = 1.0
 """How often deadlines of connections are looked at."""
@@ -88,9 +89,7 @@ class NativeListener:
         if accept is not None:
             self._listening = accept(protocols)
         else:
-            self._listening = await self.loop.create_server(
-                protocols, host, port, backlog=BACKLOG, reuse_address=True
-            )
+            self._listening = await self.loop.create_server(protocols, host, port, backlog=BACKLOG, reuse_address=True)
         self._sweep()
 
     async def close(self, drain_s: float) -> None:

@@ -25,8 +25,9 @@ from ..resilience.bulkhead import Waiter
 from ..types import Endpoint
 from ..wire.faces import FACES, Face, face_of_request
 from ..wire.headers import block
-from .app import SHORT_BODY_BYTES, check_media_type, choose_request_id, malformed
+from .app import SHORT_BODY_BYTES, malformed
 from .faults import is_ours, where
+from .fields import check_media_type, choose_request_id
 from .gate import Refusal
 from .limits import LINGER_S, guard_for
 from .native_body import TURN_BYTES, Incoming
@@ -140,10 +141,14 @@ class NativeConnection:
 
     def pause_writing(self) -> None:
         self.blocked = True
+        if self._exchange is not None:
+            self._exchange.blocked = True
         self._watch_progress()
 
     def resume_writing(self) -> None:
         self.blocked = False
+        if self._exchange is not None:
+            self._exchange.blocked = False
         self._let_write()
         if self._fault is not ENDED:
             self.listener.stalled.discard(self)
@@ -203,8 +208,9 @@ class NativeConnection:
         self.http10 = head.http10
         self.keep_alive = head.keep_alive
         self._error = None
-        authorization, api_key, media_type, encoding, request_id, origin = head.values()
-        exchange = self._exchange = NativeExchange(self, choose_request_id(request_id), encoding, origin)
+        authorization, api_key, media_type, encoding, given_id, origin, timeout = head.values()
+        request_id = choose_request_id(given_id)
+        exchange = self._exchange = NativeExchange(self, request_id, encoding, origin, timeout is not None)
         exchange.head = data[:end]
         try:
             self._key_name = listener.app.auth.check_bytes(authorization, api_key)
@@ -395,7 +401,7 @@ class NativeConnection:
         self.keep_alive = False
         if self._exchange is None:
             self.http10 = False
-            self._exchange = NativeExchange(self, choose_request_id(None), None, None)
+            self._exchange = NativeExchange(self, choose_request_id(None), None, None, False)
             face = face_of_request(self._refused)
         else:
             face = FACES[ENDPOINTS[self._route]]

@@ -66,16 +66,22 @@ class NativeExchange:
     """One request and its answer (``engine.Exchange``)."""
 
     __slots__ = (
-        "_chunked", "_conn", "_encoding", "_origin", "_plain", "data", "head", "parts", "request_id", "started",
+        "_chunked", "_conn", "_encoding", "_origin", "_plain", "_timed", "_transport", "blocked", "data", "head",
+        "parts", "request_id", "started",
     )  # fmt: skip
 
-    def __init__(self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None) -> None:
+    def __init__(
+        self, conn: NativeConnection, request_id: str, encoding: bytes | None, origin: bytes | None, timed: bool
+    ) -> None:
         self._conn = conn
+        self._transport = conn.transport
         self._encoding = encoding
         self._chunked = not conn.http10
         self._plain = self._chunked and origin is None
         """Its heads differ from others' in nothing but the request id."""
         self._origin = origin
+        self._timed = timed
+        """It says how long the client waits."""
         self.head = b""
         """The request's head as it came, for who asks for a field that is seldom wanted."""
         self.data = b""
@@ -83,10 +89,12 @@ class NativeExchange:
         """In place of ``data``: a large body, still in pieces."""
         self.request_id = request_id
         self.started = False
+        self.blocked = False
+        """The client does not take what was written: wait until the connection is ``writable``."""
 
     @property
     def asked_s(self) -> float | None:
-        if b"imeout" not in self.head:  # nearly always, and this is quicker than looking for the field
+        if not self._timed:
             return None
         value = self.header(TIMEOUT_FIELD)
         return None if value is None else parse_timeout_header(value)
@@ -109,8 +117,7 @@ class NativeExchange:
         return inflate(self.data, self._encoding.decode("latin-1"), self._conn.listener.limits.max_body_bytes)
 
     def reply(self, status: int, headers: Block, body: bytes) -> None:
-        conn = self._conn
-        transport = conn.transport
+        transport = self._transport
         if transport is None or transport.is_closing():
             raise ClientGone
         head = self._head(status, headers)
@@ -145,15 +152,14 @@ class NativeExchange:
         transport.write(b"%b%b\r\n%b\r\n" % (head, self.request_id.encode("ascii"), framing))
 
     def write(self, data: bytes) -> Awaitable[None] | None:
-        conn = self._conn
-        transport = conn.transport
+        transport = self._transport
         if transport is None or transport.is_closing():
             raise ClientGone
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        return conn.writable() if conn.blocked else None
+        return self._conn.writable() if self.blocked else None
 
     async def end(self) -> None:
-        transport = self._conn.transport
+        transport = self._transport
         if transport is None or transport.is_closing():
             raise ClientGone
         if self._chunked:

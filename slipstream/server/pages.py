@@ -56,7 +56,7 @@ def _provider(runtime: Runtime, spec: ProviderSpec, now: float) -> dict[str, Any
         "resting_s": round(max((active.cooldowns.remaining_s(row, now) for row in rows), default=0.0), 1),
         "breaker": breaker_state(runtime, rows, now),
         "probe": last_probe(runtime.shared.series, spec.name) if active.snapshot.resilience.probe_s > 0 else None,
-        "queued": active.outbound[spec.name].bulkhead.queued,
+        "queued": active.outbound[spec.name].bulkhead().queued,
         "connections": dict(active.outbound[spec.name].transport.stats()),
     }
 

@@ -263,8 +263,8 @@ class Process:
         """The deadline: what waits or is still in flight ends with an error."""
         self._app.load.admission.end()
         for outbound in runtime.active.outbound.values():
-            outbound.bulkhead.end()
-        number = runtime.deadlines.cut()
+            outbound.bulkhead().end()
+        number = runtime.deadlines().cut()
         runtime.metrics.count(DRAIN_CUT, by=number)
         log.warning("requests cut at the end", extra={"fields": {"requests": number}})
 

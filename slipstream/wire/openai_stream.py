@@ -34,6 +34,7 @@ from ..types import Endpoint
 from .openai_errors import error_event, read_error_in_200
 from .usage import Usage, read_openai_usage
 
+VECTORS = Endpoint.EMBEDDINGS
 DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -192,8 +193,8 @@ class StreamTap:
         return MalformedReply(f"the provider {self._provider!r} sent something that is not an event stream")
 
 
-def check_reply(endpoint: Endpoint, body: bytes, *, provider: str) -> Usage | None:
-    """Check a whole 2xx reply and return its usage, if it says any.
+def check_reply(endpoint: Endpoint, body: bytes, provider: str) -> ReplyScan:
+    """Check a whole 2xx reply; what was found is for ``reply_usage``.
 
     Raises ``UpstreamError`` when the reply is an error in disguise (OpenRouter answers 200 with an error body) and
     ``MalformedReply`` when it is not what the endpoint promises (R66).
@@ -202,10 +203,16 @@ def check_reply(endpoint: Endpoint, body: bytes, *, provider: str) -> Usage | No
     found = scan.scan(body)
     if found & R_INVALID:
         raise MalformedReply(f"the provider {provider!r} sent a reply that is not JSON")
-    wanted = R_DATA if endpoint is Endpoint.EMBEDDINGS else R_CHOICES
+    wanted = R_DATA if endpoint is VECTORS else R_CHOICES
     if found & R_ERROR and (not found & wanted or (wanted == R_CHOICES and not found & R_CONTENT)):
         raise read_error_in_200(body, provider=provider)
     if not found & wanted:
         missing = "data" if wanted == R_DATA else "choices"
         raise MalformedReply(f"the provider {provider!r} sent a reply without {missing!r}")
-    return read_openai_usage(body, scan.usage_start, scan.usage_end) if found & R_USAGE else None
+    return scan
+
+
+def reply_usage(scan: ReplyScan, body: bytes) -> Usage | None:
+    """The usage that a reply which was found good speaks of, if any. Apart from ``check_reply``: no client waits for
+    it."""
+    return read_openai_usage(body, scan.usage_start, scan.usage_end) if scan.usage_start >= 0 else None

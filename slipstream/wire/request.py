@@ -13,8 +13,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import msgspec
-
 from .._fast import (
     ABSENT,
     ARRAY,
@@ -62,18 +60,23 @@ Edit = tuple[int, int, bytes]
 """Replace ``body[start:end]`` by the bytes."""
 
 
-class Call(msgspec.Struct):
+class Call:
     """One inbound request. ``model`` is the public name (empty where an endpoint may leave it out); ``wants_usage``:
-    the client asked for usage in a stream; ``canonical``: once decoded, the request in the canonical shape, what that
-    has no place for, and the client's own decoded body."""
+    the client asked for usage in a stream."""
 
-    endpoint: Endpoint
-    body: bytes
-    scan: RequestScan
-    model: str
-    stream: bool
-    wants_usage: bool = False
-    canonical: tuple[dict[str, Any], list[str], dict[str, Any]] | None = None
+    __slots__ = ("body", "canonical", "endpoint", "model", "scan", "stream", "wants_usage")
+
+    def __init__(
+        self, endpoint: Endpoint, body: bytes, scan: RequestScan, model: str, stream: bool, wants_usage: bool = False
+    ) -> None:
+        self.endpoint = endpoint
+        self.body = body
+        self.scan = scan
+        self.model = model
+        self.stream = stream
+        self.wants_usage = wants_usage
+        self.canonical: tuple[dict[str, Any], list[str], dict[str, Any]] | None = None
+        """Once decoded: the request in the canonical shape, what that has no place for, and the client's own body."""
 
     def subject_span(self) -> tuple[int, int]:
         """Where the messages (or the prompt, or the input) are in the body."""
@@ -146,9 +149,7 @@ def is_model_name(name: str) -> bool:
     return _MODEL_NAME.fullmatch(name) is not None
 
 
-def outbound_body(
-    call: Call, upstream_model: str, *, ask_usage: bool, rename: tuple[tuple[str, str], ...] = ()
-) -> bytes:
+def outbound_body(call: Call, upstream_model: str, ask_usage: bool, rename: tuple[tuple[str, str], ...] = ()) -> bytes:
     """The body for one attempt, always made from the client's original bytes (R59).
 
     ``ask_usage`` adds ``stream_options.include_usage`` to a stream that lacks it (R68); ``rename`` are the provider's

@@ -14,26 +14,45 @@ from .._fast import usage_counts
 from .codec import DecodeError, TypeMismatch, decoder, loads
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens by bucket. ``source``: ``provider`` (counted by it), ``estimated`` (by us) or ``none``."""
+class Usage:
+    """Tokens by bucket, never changed. ``output`` are completion tokens without reasoning; ``source``: ``provider``
+    (counted by it), ``estimated`` (by us) or ``none``."""
 
-    input_uncached: int = 0
-    cache_read: int = 0
-    cache_write: int = 0
-    output: int = 0
-    """Completion tokens without reasoning."""
-    reasoning: int = 0
-    source: str = "none"
+    __slots__ = (
+        "cache_read", "cache_write", "completion", "input_uncached", "output", "prompt", "reasoning", "source",
+    )  # fmt: skip
 
-    @property
-    def prompt(self) -> int:
+    def __init__(
+        self,
+        input_uncached: int = 0,
+        cache_read: int = 0,
+        cache_write: int = 0,
+        output: int = 0,
+        reasoning: int = 0,
+        source: str = "none",
+    ) -> None:
+        self.input_uncached = input_uncached
+        self.cache_read = cache_read
+        self.cache_write = cache_write
+        self.output = output
+        self.reasoning = reasoning
+        self.source = source
+        self.prompt = input_uncached + cache_read + cache_write
         """All input tokens, as OpenAI counts ``prompt_tokens``."""
-        return self.input_uncached + self.cache_read + self.cache_write
-
-    @property
-    def completion(self) -> int:
+        self.completion = output + reasoning
         """All output tokens, as OpenAI counts ``completion_tokens``."""
-        return self.output + self.reasoning
+
+    def _buckets(self) -> tuple[int, int, int, int, int, str]:
+        return self.input_uncached, self.cache_read, self.cache_write, self.output, self.reasoning, self.source
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Usage) and self._buckets() == other._buckets()
+
+    def __hash__(self) -> int:
+        return hash(self._buckets())
+
+    def __repr__(self) -> str:
+        return f"Usage{self._buckets()}"
 
 
 NO_USAGE = Usage()

@@ -37,10 +37,11 @@ from slipstream.obs.families import AUTH_FAILURES
 from slipstream.resilience.backoff import Backoff, RetryPolicy
 from slipstream.server import limits as limits_module
 from slipstream.server import listener as listener_module
-from slipstream.server import native, process, surplus
+from slipstream.server import process, surplus
 from slipstream.server.limits import ListenerLimits
 from tests.aio import DEADLINE_S, RawClient, until
 from tests.harness import CHAT, SHARED, USER, config, served
+from tests.hotpath import native_connections
 from tests.pace import soon
 from tests.scenarios.matrix import CLIENT_CANARY, Row, Stage, patient, scenario
 from tests.scenarios.talk import (
@@ -346,16 +347,15 @@ async def standstill(up: Up) -> int:
 @contextmanager
 def connections() -> Iterator[list[Any]]:
     """The connections of the listener in use, as they open."""
-    made: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (native.NativeListener, listener_module.Listener):
-            opened = owner.opened
+        made: list[Any] = native_connections(patch)
+        opened = listener_module.Listener.opened
 
-            def note(self: Any, connection: Any, opened: Any = opened) -> None:
-                made.append(connection)
-                opened(self, connection)
+        def note(self: Any, connection: Any) -> None:
+            made.append(connection)
+            opened(self, connection)
 
-            patch.setattr(owner, "opened", note)
+        patch.setattr(listener_module.Listener, "opened", note)
         yield made
 
 

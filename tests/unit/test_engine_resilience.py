@@ -295,7 +295,7 @@ def test_a_full_provider_is_stepped_over_and_then_refused() -> None:  # R32, Q01
         assert refused.json["error"]["code"] == "overloaded"
         assert int(refused.headers["Retry-After"]) >= 1
         assert world.asked == {"a": 1, "b": 1}
-        assert all(outbound.bulkhead.in_flight == 0 for outbound in world.runtime.active.outbound.values())
+        assert all(outbound.bulkhead().in_flight == 0 for outbound in world.runtime.active.outbound.values())
         world.settled_once(3)
 
     run_virtual(main())
@@ -341,7 +341,7 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place() -> None:
         tasks = [asyncio.ensure_future(world.ask(stream=True)) for _ in range(3)]
         for _ in range(10):
             await asyncio.sleep(0)
-        bulkhead = world.runtime.active.outbound["a"].bulkhead
+        bulkhead = world.runtime.active.outbound["a"].bulkhead()
         assert (bulkhead.in_flight, bulkhead.queued) == (1, 2)
         for task in tasks:
             task.cancel()

@@ -25,7 +25,7 @@ from slipstream.wire.anthropic.tap import MessagesTap, check_count, check_messag
 from slipstream.wire.canonical import Answer, Chunk
 from slipstream.wire.faces import FACES, Told
 from slipstream.wire.openai_errors import MAX_MESSAGE_CHARS
-from slipstream.wire.openai_stream import StreamTap, check_reply
+from slipstream.wire.openai_stream import StreamTap, check_reply, reply_usage
 from slipstream.wire.responses.tap import ResponsesTap, check_response
 from tests.clients import FINISHES, LIFECYCLES, WRITERS, answer, read_events, tap_for
 from tests.damage import DEEP, EDGES, OUTSIDE, Random, dumps, mutate_bytes, mutate_events, mutate_json, pieces
@@ -250,8 +250,8 @@ def test_lists_and_counts(dialect: Dialect) -> None:
 
 
 CHECKS: list[tuple[Dialect, str, Callable[[bytes], Any]]] = [
-    (OPENAI, "chat", lambda body: check_reply(Endpoint.CHAT, body, provider="p")),
-    (OPENAI, "embeddings", lambda body: check_reply(Endpoint.EMBEDDINGS, body, provider="p")),
+    (OPENAI, "chat", lambda body: reply_usage(check_reply(Endpoint.CHAT, body, "p"), body)),
+    (OPENAI, "embeddings", lambda body: reply_usage(check_reply(Endpoint.EMBEDDINGS, body, "p"), body)),
     (ANTHROPIC, "chat", lambda body: check_message(body, "p")),
     (ANTHROPIC, "count-tokens", lambda body: check_count(body, "p")),
     (RESPONSES, "chat", lambda body: check_response(body, "p")),

@@ -80,10 +80,10 @@ def test_all_fields(m: Any) -> None:
     for name, field in NAMES.items():
         assert head.value(field) == b"value of " + name.encode()
     assert (head.value(-1), head.value(8), head.value(1 << 30)) == (None, None, None)
-    usual = (H_AUTHORIZATION, H_API_KEY, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_REQUEST_ID, H_ORIGIN)
+    usual = (H_AUTHORIZATION, H_API_KEY, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_REQUEST_ID, H_ORIGIN, H_TIMEOUT)
     assert head.values() == tuple(map(head.value, usual))
     head.forget()
-    assert head.values() == (None,) * 6
+    assert head.values() == (None,) * 7
     assert [head.value(field) for field in range(8)] == [None] * 8
     assert (head.route, head.content_length) == (0, 12)
 

@@ -149,7 +149,7 @@ def test_a_thousand_clients_that_leave() -> None:
         await asyncio.wait(tasks)
         assert loop_now().time() == before, "at once"
         outbound = world.runtime.active.outbound["a"]
-        assert (outbound.bulkhead.in_flight, outbound.bulkhead.queued) == (0, 0)
+        assert (outbound.bulkhead().in_flight, outbound.bulkhead().queued) == (0, 0)
         assert world.counted(DISCONNECTS) == {(): len(left)}
         assert world.counted(USAGE_SOURCE)[("estimated",)] > 400
         assert world.series(TOKENS)[("m", "a", "default")][1] > 100, "what came of the streams was paid for"

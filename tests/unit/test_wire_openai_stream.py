@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from slipstream.errors import MalformedReply, TransportError, UpstreamError
 from slipstream.providers.base import OPENAI_ENDPOINTS
 from slipstream.types import Endpoint, FailureClass
-from slipstream.wire.openai_stream import DONE_EVENT, StreamTap, check_reply
+from slipstream.wire.openai_stream import DONE_EVENT, StreamTap, check_reply, reply_usage
 from tests.fakes import DONE, FINISH, ROLE, USAGE, USAGE_EVENT, answer, delta, event
 
 CHAT, COMPLETIONS, EMBEDDINGS = Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS
@@ -368,10 +368,12 @@ def test_no_bytes_make_it_raise_or_relay_half(parts: list[bytes], size: int) -> 
 
 @pytest.mark.parametrize("endpoint", sorted(OPENAI_ENDPOINTS))
 def test_a_good_reply_gives_its_usage(endpoint: Endpoint) -> None:
-    usage = check_reply(endpoint, answer(endpoint), provider="p")
+    body = answer(endpoint)
+    usage = reply_usage(check_reply(endpoint, body, "p"), body)
     assert usage is not None
     assert usage.prompt == 11
-    assert check_reply(endpoint, answer(endpoint, usage=None), provider="p") is None
+    body = answer(endpoint, usage=None)
+    assert reply_usage(check_reply(endpoint, body, "p"), body) is None
 
 
 @pytest.mark.parametrize("endpoint", sorted(OPENAI_ENDPOINTS))
@@ -402,9 +404,11 @@ def test_an_error_in_a_200_body(endpoint: Endpoint, more: str) -> None:  # OpenR
 
 
 def test_an_answer_with_a_null_error_or_a_warning_is_an_answer() -> None:
-    assert check_reply(CHAT, b'{"error":null,"choices":[]}', provider="p") is None
-    body = b'{"error":{"message":"w"},"choices":[{"message":{"content":"text"}}]}'
-    assert check_reply(CHAT, body, provider="p") is None
+    for body in (
+        b'{"error":null,"choices":[]}',
+        b'{"error":{"message":"w"},"choices":[{"message":{"content":"text"}}]}',
+    ):
+        assert reply_usage(check_reply(CHAT, body, "p"), body) is None
 
 
 def test_the_cut_failure_is_a_transport_error() -> None:

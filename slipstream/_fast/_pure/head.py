@@ -72,7 +72,7 @@ class RequestHead:
         return self._values.get(field)
 
     def values(self) -> tuple[bytes | None, ...]:
-        return tuple(self._values.get(field) for field in range(H_TIMEOUT))
+        return tuple(self._values.get(field) for field in range(H_ACCEPT))
 
     def forget(self) -> None:
         self._values = {}

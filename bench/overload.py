@@ -13,7 +13,7 @@ p99 < 50 ms. The load's own lateness is printed: where it is large, the load gen
 then asks on so many, each pausing for a while before it asks again, that they would ask --factor times as much of a
 gateway that answers at once: a gateway that is slow to say no is asked less. Twenty requests a second beside it are the
 sample of what the admitted wait and of how the others are told. The same bars. --events 100 --gap-ms 1: streams; else
-the shortest answers there are, of which a refusal costs a third, and then 90 % of the capacity cannot be had, whatever
+the shortest answers there are, of which a refusal costs half, and then 90 % of the capacity cannot be had, whatever
 is done. Goodput is per second that the gateway's core worked, so that other work on it is not taken for a loss; what
 the admitted wait has no such remedy. Exit code 1: a bar was missed.
 """

@@ -16,7 +16,7 @@ It begins at ``ENTER`` times the target and not at the target itself: a thousand
 before they ask again make turns of three times the target, and nobody is better off if some of them are told to come
 back.
 
-There is no end to refusing clients that ask again at once, and a refusal costs a third of a short answer, most of it in
+There is no end to refusing clients that ask again at once, and a refusal costs half of a short answer, most of it in
 the system's calls. So it takes half of a turn at most, and turns are rather longer than that; only from ``HARD`` times
 the target on nothing holds. Beside answers that cost a hundred refusals, streams, this is never reached.
 

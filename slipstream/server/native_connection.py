@@ -131,6 +131,7 @@ class NativeConnection:
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        self._buffer = b""  # nothing more of it is begun
         self.listener.closed(self)
         if self._task is not None:
             self._task.cancel()
@@ -336,7 +337,9 @@ class NativeConnection:
         self._answered()
         if self._starting:
             return  # who began it goes on
-        if self._buffer or self._paused or self._fault is not None or not self._guard.idle:
+        if self._buffer:  # not within the callback that brought the answer: it has the provider's connection still
+            self.listener.loop.call_soon(self._advance)
+        elif self._paused or self._fault is not None or not self._guard.idle:
             self._advance()
 
     async def _wait(self, exchange: NativeExchange) -> None:

@@ -38,8 +38,7 @@ cdef object _ready_of = None  # of this loop
 
 
 cdef _soon(RequestTask task):
-    """``task`` goes on in its loop's next turn: with all others in one callback of the loop, which is a third of what a
-    callback for each costs."""
+    """``task`` goes on in its loop's next turn: with all others, in one callback of the loop for all of them."""
     global _ready_of
     if _ready:
         if _ready_of is task._loop:

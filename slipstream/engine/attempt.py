@@ -77,7 +77,7 @@ async def attempt(
     try:
         if ctx.pulse is not None:
             ctx.pulse.head = _told(outbound.stream_headers, ctx)
-        most_s = outbound.total_s if ctx.asked_s is None else min(outbound.total_s, ctx.asked_s)
+        most_s = outbound.total_s if ctx.asked_s is None else total_s(ctx, target.provider.timeouts)
         with Watchdog(deadlines, deadlines.time() + most_s - (sent - ctx.t_start), most_s) as dog:
             if limit < most_s:
                 dog.arm("first_byte", limit)
@@ -100,14 +100,13 @@ async def attempt(
                     checked = check_native(call, whole, outbound.name)
                 else:
                     whole, checked = conversion.whole(whole, reply.headers, (clock() - ctx.t_start) * 1000)
-                if ctx.race is not None:
-                    ctx.usage = native_usage(checked, whole) or ctx.usage  # also of one that loses
-                    ctx.race.claim(ctx)
-                    ctx.committed = True
                 head = outbound.whole_headers
                 try:
+                    if ctx.race is not None:
+                        ctx.race.claim(ctx)
+                        ctx.committed = True
                     exchange.reply(200, _told(head, ctx) if ctx.attempts > 1 or ctx.dropped else head, whole)
-                finally:  # the provider has answered, whether the client takes it or not
+                finally:  # the provider has answered, whether the client gets this answer or not
                     ctx.usage = native_usage(checked, whole) or ctx.usage
         if call.stream:
             # the client has its answer: the rest of the body is the transport's business

@@ -14,6 +14,7 @@ from ..wire.usage import Usage
 from .translate import Tap
 
 LAST_OPENAI = Endpoint.EMBEDDINGS
+"""Chat, completions and embeddings come first: they have one form of reply."""
 
 
 def native_tap(call: Call, provider: str) -> Tap:

@@ -91,7 +91,7 @@ async def serve(
 async def _answer(runtime: Runtime, active: Active, ctx: RequestContext, exchange: Exchange, call: Call) -> None:
     """Try the targets in turn until one answers. Raises the last failure if none does."""
     pool = _route(active, ctx, call)
-    target = pool.first(runtime.table, ctx.t_read)
+    target = pool.choose(NOTHING, runtime.available, ctx.t_read)
     if target is None or runtime.table.breaker(target.row) or target.limited:
         found = choose(runtime, active, pool, NOTHING, ctx.t_read, turn=target, call=call)
         if found is None:

@@ -31,7 +31,7 @@ cdef class Runtime:
     cdef public Metrics metrics
     cdef public Active active
     cdef public Deadlines _deadlines
-    cdef public object clock, outlasting, retry_budget, shared, started_at, wall, _make_transport, _pulses
+    cdef public object available, clock, outlasting, retry_budget, shared, started_at, wall, _make_transport, _pulses
     cdef public Py_ssize_t _counted, requests
     cdef public int worker
     cdef public bint draining

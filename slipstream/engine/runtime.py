@@ -236,6 +236,8 @@ class Runtime:
         self.wall = wall
         self.shared = shared or open_table(None)
         self.table = self.shared.table
+        self.available: Callable[[int, int], bool] = self.shared.table.available
+        """For ``Pool.choose``, bound once."""
         self.worker = self.table.claim_worker(os.getpid(), time.monotonic_ns()) if worker is None else worker
         """Our slot in the table; -1 if there was none left, then what is in flight per target is not counted."""
         self.metrics = Metrics(self.shared.series, self.worker)

@@ -21,7 +21,6 @@ from ..wire.request import Call
 from ..wire.usage import Usage
 
 MICROS = 1_000_000
-"""Chat, completions and embeddings come first: they have one form of reply."""
 
 
 class Tap(Protocol):

@@ -5,8 +5,6 @@ cdef class Pool:
     cdef public tuple rows, targets
 
     cpdef choose(self, tried, available, double now)
-    cpdef first(self, table, double now)
-    cpdef _from(self, Py_ssize_t turn, tried, available, now_ns)
 
 
 cdef class RouteTable:

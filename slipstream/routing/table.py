@@ -45,24 +45,15 @@ class Pool:
 
         The turn moves on by one, whoever is chosen: a target that is passed over does not get its turn later.
         """
-        if self._order is None:
-            return None
-        return self._from(self._next_turn() % len(self._order), tried, available, int(now * NANOS))
-
-    def first(self, table: _fast.Table, now: float) -> Target | None:
-        """``choose`` for a request that nobody was asked yet: mostly it is the target whose turn it is."""
         order = self._order
         if order is None:
             return None
-        turn = self._next_turn() % len(order)
+        size = len(order)
+        turn = self._next_turn() % size
         now_ns = int(now * NANOS)
         target = self.targets[order[turn]]
-        return target if table.available(target.row, now_ns) else self._from(turn, NOTHING, table.available, now_ns)
-
-    def _from(self, turn: int, tried: Set[int], available: Callable[[int, int], bool], now_ns: int) -> Target | None:
-        order = self._order
-        assert order is not None
-        size = len(order)
+        if available(target.row, now_ns) and target.row not in tried:
+            return target
         for step in range(size):
             at = turn + step
             target = self.targets[order[at if at < size else at - size]]

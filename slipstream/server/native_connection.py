@@ -142,14 +142,10 @@ class NativeConnection:
 
     def pause_writing(self) -> None:
         self.blocked = True
-        if self._exchange is not None:
-            self._exchange.blocked = True
         self._watch_progress()
 
     def resume_writing(self) -> None:
         self.blocked = False
-        if self._exchange is not None:
-            self._exchange.blocked = False
         self._let_write()
         if self._fault is not ENDED:
             self.listener.stalled.discard(self)

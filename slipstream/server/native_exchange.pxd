@@ -4,9 +4,8 @@ cdef class NativeExchange:
     cdef public bytes data, head
     cdef public str request_id
     cdef public object _conn, _encoding, _origin, _transport, parts
-    cdef public bint _chunked, _plain, _timed, blocked, started
+    cdef public bint _chunked, _plain, _timed, started
 
-    @cython.locals(data=bytes)
     cpdef write(self, bytes data)
     cpdef reply(self, int status, bytes headers, bytes body)
     cpdef bytes _head(self, int status, bytes headers)

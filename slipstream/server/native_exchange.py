@@ -66,8 +66,8 @@ class NativeExchange:
     """One request and its answer (``engine.Exchange``)."""
 
     __slots__ = (
-        "_chunked", "_conn", "_encoding", "_origin", "_plain", "_timed", "_transport", "blocked", "data", "head",
-        "parts", "request_id", "started",
+        "_chunked", "_conn", "_encoding", "_origin", "_plain", "_timed", "_transport", "data", "head", "parts",
+        "request_id", "started",
     )  # fmt: skip
 
     def __init__(
@@ -89,8 +89,6 @@ class NativeExchange:
         """In place of ``data``: a large body, still in pieces."""
         self.request_id = request_id
         self.started = False
-        self.blocked = False
-        """The client does not take what was written: wait until the connection is ``writable``."""
 
     @property
     def asked_s(self) -> float | None:
@@ -131,7 +129,7 @@ class NativeExchange:
     def refuse(self, endpoint: Endpoint, refusal: Refusal) -> bool:
         """Answer with bytes that are ready, if the head of this answer is like others' and the client is there."""
         conn = self._conn
-        listener, transport = conn.listener, conn.transport
+        listener, transport = conn.listener, self._transport
         if not (self._plain and conn.keep_alive) or transport is None or transport.is_closing():
             return False
         if listener.runtime.draining or listener.closing:
@@ -140,8 +138,7 @@ class NativeExchange:
         return True
 
     async def begin(self, headers: Block) -> None:
-        conn = self._conn
-        transport = conn.transport
+        conn, transport = self._conn, self._transport
         if transport is None or transport.is_closing():
             raise ClientGone
         if not self._chunked:
@@ -156,7 +153,8 @@ class NativeExchange:
         if transport is None or transport.is_closing():
             raise ClientGone
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        return self._conn.writable() if self.blocked else None
+        conn = self._conn
+        return conn.writable() if conn.blocked else None
 
     async def end(self) -> None:
         transport = self._transport

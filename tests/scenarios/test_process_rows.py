@@ -490,6 +490,7 @@ async def test_s93(row: Row) -> None:
     """A limit on the size of files: each write fails (EFBIG here, ENOSPC on a disk)."""
     async with mocks(1) as (mock_,), house(config(entry(mock_), access_log=True)) as running:
         await answers_in_time(running, 20)
+        await until(lambda: running.log.count('"msg":"request"') == 20)  # a thread writes them
         lines = running.log.count("\n")
         async with full_disk(running):
             before = rss(running.child.pid)
